@@ -1,0 +1,1 @@
+"""What jaxnet is measured against, and the measures."""

@@ -1,0 +1,244 @@
+"""A random search on MNIST as users of other libraries write it, and the speed that the machine could reach.
+
+The network is 784-hidden-10 with relu, trained by plain SGD on the softmax cross entropy plus ``0.5 * l2 *
+sum(w**2)`` over the weight matrices, biases left out. Every epoch goes through a new permutation of the
+training data, the last, smaller batch included. Each peer is
+
+    (configurations, train, validation, epochs, batch_size, seed) -> validation errors
+
+with ``configurations`` a list of dicts of ``learning_rate`` (float), ``l2`` (float) and ``hidden`` (int),
+``train`` and ``validation`` pairs of images (uint8 ``[n, 28, 28, 1]``) and labels (int ``[n]``), and the
+errors a list of floats, one for each configuration in its order: the fraction misclassified after the last
+epoch, lower is better. Both peers run one trial after another, as Optuna does by default, and prune none.
+"""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NAMES = ("learning_rate", "l2", "hidden")
+
+
+def optuna_torch(configurations, train, validation, epochs, batch_size, seed) -> list[float]:
+    """An Optuna study over a PyTorch network, after the PyTorch example of Optuna's documentation.
+
+    It parts from that example where a competent user would for speed. Instead of a ``DataLoader``, which
+    fetches and collates item by item, the data is one float tensor on the device, indexed by a slice of a
+    permutation; and the optimiser is fused. Weight decay is set by parameter group, so that biases have none;
+    with plain SGD it is the gradient of the penalty. Initial weights are PyTorch's own. It runs eagerly:
+    compiling would be paid for again with every width.
+
+    Args and returns: see the module. ``seed`` seeds PyTorch's global generator before each trial.
+    Raises:
+      ImportError: when optuna or torch is not installed.
+      ValueError: when a configuration lacks a hyperparameter or has another.
+
+    >>> image, label = np.zeros((4, 28, 28, 1), np.uint8), np.zeros(4, np.int32)
+    >>> configuration = {"learning_rate": 0.1, "l2": 0.0, "hidden": 8}
+    >>> optuna_torch([configuration], (image, label), (image, label), epochs=20, batch_size=3, seed=0)
+    [0.0]
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise _missing("optuna_torch", error) from error
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def tensors(images, labels):
+        pixels = np.reshape(images, (len(images), -1)).astype(np.float32) / 255
+        return torch.from_numpy(pixels).to(device), torch.from_numpy(labels.astype(np.int64)).to(device)
+
+    train_images, train_labels = tensors(*train)  # [n, 784], [n]
+    validation_images, validation_labels = tensors(*validation)
+
+    def objective(learning_rate, l2, hidden):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(train_images.shape[1], hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10)
+        ).to(device)
+        weights = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+        biases = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+        optimizer = torch.optim.SGD(
+            [{"params": weights, "weight_decay": l2}, {"params": biases, "weight_decay": 0.0}],
+            lr=learning_rate,
+            fused=True,
+        )
+        loss_function = torch.nn.CrossEntropyLoss()
+
+        model.train()
+        for _ in range(epochs):
+            for batch in torch.randperm(len(train_labels), device=device).split(batch_size):
+                optimizer.zero_grad()
+                loss = loss_function(model(train_images[batch]), train_labels[batch])
+                loss.backward()
+                optimizer.step()
+
+        model.eval()
+        with torch.no_grad():
+            predictions = model(validation_images).argmax(dim=1)
+            return (predictions != validation_labels).sum().item() / len(validation_labels)
+
+    return _study("optuna_torch", objective, configurations, seed)
+
+
+def optuna_flax(configurations, train, validation, epochs, batch_size, seed) -> list[float]:
+    """An Optuna study over a Flax network with Optax, after the MNIST example of Flax.
+
+    The network is a linen module in a ``TrainState``, rather than nnx, whose ``jit`` walks through the module
+    in Python at every step. The train step is compiled anew in every trial, because the width is part of its
+    shapes and the hyperparameters are constants in it, and once more for the last, smaller batch; Python
+    calls it batch by batch without waiting for results. Three things are there for speed: the data is put on
+    the device as floats once, the batch is gathered inside the step, and drawing the initial weights is
+    compiled as a whole. Weight decay comes from Optax with a mask that leaves biases out; with plain SGD it
+    is the gradient of the penalty. Initial weights are Flax's own.
+
+    Args and returns: see the module. ``seed`` makes the key of each trial and its permutations.
+    Raises:
+      ImportError: when optuna, flax or optax is not installed.
+      ValueError: when a configuration lacks a hyperparameter or has another.
+
+    >>> image, label = np.zeros((4, 28, 28, 1), np.uint8), np.zeros(4, np.int32)
+    >>> configuration = {"learning_rate": 0.1, "l2": 0.0, "hidden": 8}
+    >>> optuna_flax([configuration], (image, label), (image, label), epochs=20, batch_size=3, seed=0)
+    [0.0]
+    """
+    try:
+        import optax
+        from flax import linen as nn
+        from flax.training.train_state import TrainState
+    except ImportError as error:
+        raise _missing("optuna_flax", error) from error
+
+    def arrays(images, labels):
+        return jnp.asarray(images, jnp.float32).reshape(len(images), -1) / 255, jnp.asarray(labels, jnp.int32)
+
+    train_images, train_labels = arrays(*train)  # [n, 784], [n]
+    validation_images, validation_labels = arrays(*validation)
+
+    class Network(nn.Module):
+        hidden: int
+
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Dense(self.hidden)(x))
+            return nn.Dense(10)(x)
+
+    @jax.jit
+    def train_step(state, images, labels, batch):
+        def loss_function(params):
+            logits = state.apply_fn({"params": params}, images[batch])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]).mean()
+
+        return state.apply_gradients(grads=jax.grad(loss_function)(state.params))
+
+    @jax.jit
+    def count_errors(state, images, labels):
+        logits = state.apply_fn({"params": state.params}, images)
+        return jnp.sum(logits.argmax(axis=-1) != labels)
+
+    def objective(learning_rate, l2, hidden):
+        model = Network(hidden)
+        state = TrainState.create(
+            apply_fn=model.apply,
+            params=jax.jit(model.init)(jax.random.key(seed), train_images[:1])["params"],
+            tx=optax.chain(
+                optax.add_decayed_weights(l2, mask=lambda params: jax.tree.map(lambda x: x.ndim == 2, params)),
+                optax.sgd(learning_rate),
+            ),
+        )
+        generator = np.random.default_rng(seed)
+        for _ in range(epochs):
+            permutation = generator.permutation(len(train_labels))
+            for start in range(0, len(permutation), batch_size):
+                batch = permutation[start : start + batch_size]
+                state = train_step(state, train_images, train_labels, batch)
+        return count_errors(state, validation_images, validation_labels).item() / len(validation_labels)
+
+    return _study("optuna_flax", objective, configurations, seed)
+
+
+def matmul_peak(seconds: float = 1.0) -> float:
+    """The float32 flop/s that jitted matrix products reach on JAX's default device.
+
+    The products are ``[128, 784] x [784, 4096]``, the first layers of many networks side by side, and
+    ``[2048, 2048] x [2048, 2048]``, large enough for most processors. Each counts ``2 * m * k * n`` flops.
+    The precision is JAX's default, which on some accelerators is below float32 inside the product.
+
+    Args:
+      seconds: for how long to measure, over all shapes, on top of compiling and warming up.
+    Returns:
+      flop/s of the faster shape, each judged by the median of its repeated measurements.
+    Raises:
+      ValueError: when ``seconds`` is not positive.
+
+    >>> matmul_peak(0.1) > 1e8
+    True
+    """
+    if not seconds > 0:
+        raise ValueError(f"matmul_peak: expected a positive number of seconds, but got {seconds}. Try 1.0.")
+    shapes = [(128, 784, 4096), (2048, 2048, 2048)]
+    multiply = jax.jit(jnp.matmul)
+    peak = 0.0
+    for rows, inner, columns in shapes:
+        left_key, right_key = jax.random.split(jax.random.key(0))
+        left = jax.random.normal(left_key, (rows, inner))
+        right = jax.random.normal(right_key, (inner, columns))
+
+        def measure(calls, left=left, right=right):
+            start = time.perf_counter()
+            jax.block_until_ready([multiply(left, right) for _ in range(calls)])
+            return (time.perf_counter() - start) / calls
+
+        measure(1)  # compiles
+        # On an accelerator one product may take less time than asking for it and waiting, so calls are queued
+        # until a measurement lasts about 10 ms; on most processors that is one or two calls.
+        calls = max(1, round(0.01 / measure(2)))
+        times = []
+        end = time.perf_counter() + seconds / len(shapes)
+        while not times or time.perf_counter() < end:
+            times.append(measure(calls))
+        peak = max(peak, 2 * rows * inner * columns / statistics.median(times))
+    return peak
+
+
+def _study(peer, objective, configurations, seed):
+    """The values of ``objective(learning_rate, l2, hidden)`` at the configurations, as trials of a study."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise _missing(peer, error) from error
+    for configuration in configurations:
+        if set(configuration) != set(NAMES):
+            raise ValueError(
+                f"{peer}: expected every configuration to have exactly the hyperparameters {sorted(NAMES)}, "
+                f"but one has {sorted(configuration)}. Try naming them so, and leaving out the others."
+            )
+
+    def bounds(name):
+        values = [configuration[name] for configuration in configurations]
+        return min(values), max(values)
+
+    def suggest_and_run(trial):
+        return objective(
+            learning_rate=trial.suggest_float("learning_rate", *bounds("learning_rate")),
+            l2=trial.suggest_float("l2", *bounds("l2")),
+            hidden=trial.suggest_int("hidden", *bounds("hidden")),
+        )
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=seed))
+    # Enqueued, so that all libraries train the very same configurations; nothing is left to the sampler.
+    for configuration in configurations:
+        study.enqueue_trial(configuration)
+    study.optimize(suggest_and_run, n_trials=len(configurations))
+    return [trial.value for trial in study.trials]
+
+
+def _missing(peer, error):
+    return ImportError(
+        f'{peer}: expected the libraries that it compares with, but got: {error}. Try pip install "jaxnet[bench]".'
+    )

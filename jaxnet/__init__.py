@@ -1,0 +1,45 @@
+"""jaxnet: neural networks as pairs of pure functions on JAX, searched thousands at once.
+
+The table of contents: every public name, by topic.
+"""
+
+# The contract, and what a layer of one's own is made with.
+from jaxnet.layer import Layer as Layer
+from jaxnet.layer import Size as Size
+from jaxnet.layer import Spec as Spec
+from jaxnet.ops.parameters import parameter as parameter
+
+# Layers.
+from jaxnet.layers.dense import dense as dense
+from jaxnet.layers.dropout import dropout as dropout
+from jaxnet.layers.elementwise import lift as lift
+from jaxnet.layers.shape import flatten as flatten
+
+# Layers made of layers.
+from jaxnet.combinators import serial as serial
+
+# Losses and penalties, metrics.
+from jaxnet import losses as losses
+from jaxnet import metrics as metrics
+
+# Training.
+from jaxnet.training import Fitted as Fitted
+from jaxnet.training import Trial as Trial
+from jaxnet.training import evaluate as evaluate
+from jaxnet.training import fit as fit
+from jaxnet.training import patience as patience
+from jaxnet.training import predict as predict
+from jaxnet.training import target as target
+
+# Search.
+from jaxnet import search as search
+from jaxnet.search.driver import random_search as random_search
+from jaxnet.search.space import Space as Space
+from jaxnet.search.space import choice as choice
+from jaxnet.search.space import hp as hp
+from jaxnet.search.space import integers as integers
+from jaxnet.search.space import log_integers as log_integers
+from jaxnet.search.space import log_uniform as log_uniform
+from jaxnet.search.space import uniform as uniform
+
+__version__ = "0.1.0"

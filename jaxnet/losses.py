@@ -1,0 +1,179 @@
+"""Losses, ``(outputs, targets) -> [batch]``: one number for each example, so that a partial batch can be masked.
+
+Where an example has several outputs (pixels, time steps) its loss is their mean. Penalties, ``params -> scalar``, stand
+at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Loss = Callable[[Any, Any], jax.Array]
+
+BIASES = ("b", "bias", "scale", "offset")  # what a penalty on weights leaves out
+
+
+def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross entropy in nats between the softmax of the outputs and the targets, ``-log p[target]``; lower is better.
+
+    Args:
+      outputs: logits ``[batch, ..., classes]``, floating.
+      targets: labels ``[batch, ...]``, integers in [0, classes), or distributions ``[batch, ..., classes]``, floating
+        (1-of-K labels).
+
+    Raises:
+      ValueError, TypeError: when targets have neither shape, or are labels of a floating dtype. Labels out of range
+        give NaN here; ``fit`` and the searches refuse them before they start.
+
+    >>> softmax_cross_entropy(jnp.zeros((1, 10)), jnp.array([3])).tolist()  # log 10
+    [2.3026]
+    """
+    if _are_labels("softmax_cross_entropy", outputs, targets):
+        classes = outputs.shape[-1]
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        losses = jnp.where((targets >= 0) & (targets < classes), losses, jnp.nan)
+    else:
+        losses = optax.softmax_cross_entropy(outputs, targets)
+    return _mean_per_example(losses)
+
+
+def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross entropy in nats of independent yes/no outputs (one-vs-rest, or one output), averaged over them.
+
+    Args:
+      outputs: logits ``[batch, ...]``, floating.
+      targets: 0, 1 or probabilities between them, of the same shape, any dtype.
+
+    >>> sigmoid_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]])).tolist()  # log 2
+    [0.6931]
+    """
+    _same_shape("sigmoid_cross_entropy", outputs, targets)
+    return _mean_per_example(optax.sigmoid_binary_cross_entropy(outputs, targets.astype(outputs.dtype)))
+
+
+def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """``(output - target) ** 2``, averaged over an example's outputs; no factor of one half.
+
+    Args:
+      outputs, targets: ``[batch, ...]``, of the same shape.
+
+    >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
+    [2.0]
+    """
+    _same_shape("squared_error", outputs, targets)
+    return _mean_per_example(optax.squared_error(outputs, targets.astype(outputs.dtype)))
+
+
+def huber(delta: Any = 1.0) -> Loss:
+    """Squared error halved up to ``delta``, linear beyond it: a factory of a loss on ``[batch, ...]``.
+
+    Args:
+      delta: where the two meet, positive, in units of the target; may be traced.
+
+    Source: Huber, "Robust estimation of a location parameter" (1964), equation 1.
+
+    >>> huber(1.0)(jnp.array([0.5, 3.0]), jnp.zeros(2)).tolist()
+    [0.125, 2.5]
+    """
+    if isinstance(delta, (int, float)) and not delta > 0:
+        raise ValueError(f"huber: delta must be positive, got {delta!r}")
+
+    def huber(outputs, targets):
+        _same_shape("huber", outputs, targets)
+        return _mean_per_example(optax.huber_loss(outputs, targets.astype(outputs.dtype), delta=delta))
+
+    return huber
+
+
+def l2(strength: Any) -> Callable[[Any], jax.Array]:
+    """The penalty ``0.5 * strength * sum(w ** 2)`` over all weights; biases, scales and offsets are left out.
+
+    Args:
+      strength: non-negative; may be traced. With plain gradient descent it equals a weight decay of ``strength``.
+
+    >>> float(l2(0.1)({"w": jnp.full((2, 2), 2.0), "b": jnp.ones(2)}))
+    0.8
+    """
+    return _penalty("l2", strength, lambda w: 0.5 * jnp.sum(w**2))
+
+
+def l1(strength: Any) -> Callable[[Any], jax.Array]:
+    """The penalty ``strength * sum(|w|)`` over all weights; biases, scales and offsets are left out.
+
+    Args:
+      strength: non-negative; may be traced.
+
+    >>> float(l1(0.1)({"w": jnp.full((2, 2), -2.0), "b": jnp.ones(2)}))
+    0.8
+    """
+    return _penalty("l1", strength, lambda w: jnp.sum(jnp.abs(w)))
+
+
+def _penalty(name: str, strength: Any, size: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
+    if isinstance(strength, (int, float)) and not strength >= 0:
+        raise ValueError(f"{name}: strength must not be negative, got {strength!r}")
+
+    def penalty(params):
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        weights = [leaf for path, leaf in leaves if getattr(path[-1], "key", None) not in BIASES] if leaves else []
+        return strength * sum(map(size, weights), start=jnp.zeros(()))
+
+    return penalty
+
+
+def check_labels(targets: Any, classes: int) -> None:
+    """Raises ``ValueError`` unless integer targets, on the host, lie in [0, classes); other targets pass."""
+    if not hasattr(targets, "dtype") or not np.issubdtype(targets.dtype, np.integer):
+        return
+    low, high = int(np.min(targets)), int(np.max(targets))
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        where = np.argwhere(np.asarray(targets) == wrong)[0].tolist()
+        raise ValueError(
+            f"labels must be integers in [0, {classes}), one for each of the network's {classes} outputs, but "
+            f"targets{where} is {wrong}. If labels start at 1, try targets - 1; "
+            f"else give the network {high + 1} outputs."
+        )
+
+
+def _are_labels(name: str, outputs: Any, targets: Any) -> bool:
+    """Whether targets are integer labels; raises when they are neither labels nor distributions for the outputs."""
+    if outputs.ndim < 2:
+        raise ValueError(f"{name}: expected outputs [batch, ..., classes], got {outputs.shape}")
+    if targets.shape == outputs.shape[:-1]:
+        if not jnp.issubdtype(targets.dtype, jnp.integer):
+            raise TypeError(
+                f"{name}: labels of shape {targets.shape} must be integers, got {targets.dtype}. "
+                f"Try targets.astype(int), or one-hot targets of shape {outputs.shape}."
+            )
+        return True
+    if targets.shape != outputs.shape:
+        raise ValueError(
+            f"{name}: outputs {outputs.shape} want integer labels {outputs.shape[:-1]} or distributions "
+            f"{outputs.shape}, got targets {targets.shape}" + _squeeze_hint(outputs, targets)
+        )
+    return False
+
+
+def _squeeze_hint(outputs: Any, targets: Any) -> str:
+    if targets.shape == (*outputs.shape[:-1], 1):
+        return ". Try targets[..., 0]."
+    return ""
+
+
+def _same_shape(name: str, outputs: Any, targets: Any) -> None:
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"{name}: outputs and targets must have the same shape, got {outputs.shape} and {targets.shape}; "
+            f"broadcasting them would compare every example with every other"
+        )
+
+
+def _mean_per_example(losses: jax.Array) -> jax.Array:
+    return losses.reshape(len(losses), -1).mean(axis=1)

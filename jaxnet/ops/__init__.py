@@ -1,0 +1,1 @@
+"""Lowerings and draws that layers share."""

@@ -1,0 +1,146 @@
+"""What a program costs, read off its jaxpr: operations, memory traffic, bytes held. Nothing is compiled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from jaxnet.layer import Size
+from jaxnet.ops.scan import repetitions
+from jaxnet.search.space import Hyperparameters
+from jaxnet.training import Program
+
+
+class Cost(NamedTuple):
+    """Of one lane and one unit: ``flops`` (of matmuls and convolutions), ``traffic`` (bytes that the other operations
+    write), ``carry`` (bytes handed from unit to unit) and ``work`` (bytes of everything that one step makes, an upper
+    bound of what it holds beside the carry)."""
+
+    flops: float
+    traffic: float
+    carry: float
+    work: float
+
+
+def lane_cost(program: Program, hp: Hyperparameters, feed: Any) -> Cost:
+    """The cost of one lane of a program whose sizes have the bounds in ``hp``; leaves of ``hp`` may be shapes only."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    carry = jax.eval_shape(program.init, hp, key)
+    rest = () if program.feed is None else (feed,)
+
+    def unit(hp, carry, key, *rest):
+        carry = program.advance(hp, carry, key, *rest)
+        return carry, program.evaluate(hp, carry, *rest)
+
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), rest)
+    closed = jax.make_jaxpr(unit)(hp, carry, key, *shapes)
+    flops, traffic, work = _count(closed.jaxpr)
+    carried = sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(carry))
+    return Cost(flops, traffic, carried, work)
+
+
+class CostModel:
+    """Costs as a function of sizes, from a few traced points.
+
+    The work of a step is a polynomial of degree two in the widths, since a weight lies between two of them; where a
+    size sets the number of steps (a batch size), everything is also divided by the smallest value of the group. As
+    many points are traced as that has coefficients, so the model is exact up to rounding of step counts.
+    """
+
+    def __init__(
+        self, program: Program, static: Mapping[str, Any], floats: list[str], ranges: Mapping[str, tuple], feed
+    ):
+        self.names = list(ranges)
+        self._trace = lambda bound, least: lane_cost(program, structure(static, floats, self.names, bound, least), feed)
+        self.highest = np.array([ranges[name][1] for name in self.names], float)
+        lowest = np.array([ranges[name][0] for name in self.names], float)
+        top = self._trace(self.highest, self.highest)
+        self._by_steps = [
+            i
+            for i in range(len(self.names))
+            if lowest[i] < self.highest[i]
+            and self._trace(self.highest, np.where(np.arange(len(self.names)) == i, lowest, self.highest)) != top
+        ]
+        terms = self._features(self.highest[None], self.highest[None]).shape[1]
+        # Corners and midpoints first, then a fixed sequence of inner points: enough of them in general position.
+        random = np.random.default_rng(0)
+        bounds = [self.highest, *(lowest + random.random((2 * terms, len(self.names))) * (self.highest - lowest))]
+        bounds = np.ceil(np.array(bounds[: 1 if not self.names else terms + 2]))
+        leasts = np.ceil(lowest + random.random(bounds.shape) * (bounds - lowest))
+        costs = [
+            top if i == 0 else self._trace(b, least) for i, (b, least) in enumerate(zip(bounds, leasts, strict=True))
+        ]
+        leasts[0] = self.highest
+        self._coefficients = np.linalg.lstsq(self._features(bounds, leasts), np.array(costs), rcond=None)[0]
+
+    def __call__(self, bounds: np.ndarray, leasts: np.ndarray) -> np.ndarray:
+        """Costs ``[points, 4]`` (the fields of ``Cost``) for bounds and smallest values ``[points, sizes]``."""
+        return np.maximum(
+            self._features(np.asarray(bounds, float), np.asarray(leasts, float)) @ self._coefficients, 1.0
+        )
+
+    def _features(self, bounds: np.ndarray, leasts: np.ndarray) -> np.ndarray:
+        scaled = bounds / self.highest
+        columns = [np.ones(len(bounds)), *scaled.T]
+        columns += [
+            scaled[:, i] * scaled[:, j] for i, j in itertools.combinations_with_replacement(range(len(self.names)), 2)
+        ]
+        for i in self._by_steps:
+            columns += [column * self.highest[i] / leasts[:, i] for column in columns]
+        return np.stack(columns, axis=1)
+
+
+def structure(static: Mapping[str, Any], floats: list[str], sizes: list[str], bounds, leasts) -> Hyperparameters:
+    """Hyperparameters of one lane as shapes: what a program is traced with."""
+    number, integer = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    traced = dict.fromkeys(floats, number)
+    for name, bound, least in zip(sizes, bounds, leasts, strict=True):
+        traced[name] = Size(int(bound), integer, name, int(least))
+    return Hyperparameters({**static, **traced})
+
+
+def _itemsize(dtype: Any) -> int:
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
+
+
+def _count(jaxpr: core.Jaxpr) -> tuple[float, float, float]:
+    flops = traffic = work = 0.0
+    for equation in jaxpr.eqns:
+        inner = [_count(sub) for sub in _inner(equation)]
+        if inner:
+            name = equation.primitive.name
+            times = equation.params["length"] if name == "scan" else repetitions(equation.params.get("name") or "")
+            if name == "cond":
+                inner = [max(inner)]
+            flops += times * sum(i[0] for i in inner)
+            traffic += times * sum(i[1] for i in inner)
+            work = max(work, *(i[2] for i in inner))
+            continue
+        out = equation.outvars[0].aval
+        size = float(math.prod(getattr(out, "shape", ())))
+        written = size * _itemsize(getattr(out, "dtype", np.float32))
+        traffic, work = traffic + written, work + written
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            flops += 2 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+            flops += 2 * size * math.prod(kernel) / kernel[out_axis]
+    return flops, traffic, work
+
+
+def _inner(equation: Any) -> Iterator[core.Jaxpr]:
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item

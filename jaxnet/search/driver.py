@@ -1,0 +1,205 @@
+"""The calls that plan and run a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from jaxnet.data import as_data, check_count, input_spec
+from jaxnet.search import samplers
+from jaxnet.search.lanes import run_plan
+from jaxnet.search.plan import Plan, make_plan
+from jaxnet.search.progress import Progress
+from jaxnet.search.result import Network, SearchResult, kept_network
+from jaxnet.search.space import Hyperparameters, Space
+from jaxnet.training import Data, Keys, Program, Trial, check_trial, fit, supervised
+
+
+def run(
+    trial: Callable[[Hyperparameters], Trial] | Program,
+    space: Space,
+    train: Data | None = None,
+    validation: Data | None = None,
+    *,
+    trials: int | None = None,
+    epochs: int,
+    key: jax.Array,
+    sampler: samplers.Sampler | None = None,
+    shuffle: str = "shared",
+    lanes: int | None = None,
+    keep: int = 10,
+    progress: bool | None = None,
+) -> SearchResult:
+    """Trains every configuration that the sampler proposes, many at once, and returns the table.
+
+    Args:
+      trial: a pure function from hyperparameters to a ``Trial``, called while programs are traced (so it prints and
+        reads nothing); or a ``Program`` for what isn't supervised learning.
+      space: the hyperparameters and their distributions.
+      train, validation: ``(inputs, targets)``, as for ``fit``; None for a ``Program``.
+      trials: how many configurations; None for all of a grid.
+      epochs: passes over the data (for a ``Program``, units of budget) for each.
+      key: decides everything that is drawn. Configuration i depends on space, sampler, key and i alone, and what a
+        trial draws on key and i; so a longer search begins with the trials of a shorter one.
+      sampler: the default is ``search.random()``.
+      shuffle: "shared" shows all lanes the same batches in the same order, which is faster (the first layer of all
+        lanes is one matmul) and compares trials on equal terms; "own" gives each trial its own order.
+      lanes: how many trials run at once; the default is what memory (and on a CPU the cache) holds.
+      keep: how many of the best networks come to the host for ``result.network``.
+      progress: None shows a bar when standard error is a terminal.
+
+    A lane whose loss or parameters go non-finite is frozen at that step, keeps its last finite parameters, is marked
+    "diverged", is never best, and touches no other lane.
+
+    Raises:
+      ValueError, TypeError: before anything is compiled: as ``fit`` for data and the first trial; for no trials or
+        epochs; for a space, a sampler or a trial that don't fit together.
+
+    >>> import optax, jaxnet as jn
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> def trial(hp):
+    ...     net = jn.serial(jn.dense(hp.hidden), jax.numpy.tanh, jn.dense(1))
+    ...     return jn.Trial(net, jn.losses.squared_error, optax.adam(hp.rate), batch_size=16)
+    >>> space = jn.Space(rate=jn.log_uniform(1e-3, 1e-1), hidden=jn.log_integers(2, 32))
+    >>> result = run(trial, space, (x, x**2), (x, x**2), trials=8, epochs=20, key=jax.random.key(0))
+    >>> result.curves.shape, sorted(result.best)[:3], result.best["score"] < 0.1
+    ((8, 20), ['diverged', 'hidden', 'id'], True)
+    """
+    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, shuffle)
+    the_plan = make_plan(setup.program, space, setup.configurations, epochs, lanes=lanes)
+    extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
+    with Progress(len(setup.configurations), epochs, progress) as bar:
+        outcome = run_plan(
+            setup.program, the_plan, setup.configurations, setup.keys, keep=keep, extract=extract, progress=bar
+        )
+    return setup.result(the_plan, outcome)
+
+
+def random_search(
+    trial: Callable[[Hyperparameters], Trial] | Program,
+    space: Space,
+    train: Data | None = None,
+    validation: Data | None = None,
+    *,
+    trials: int,
+    epochs: int,
+    key: jax.Array,
+    **options: Any,
+) -> SearchResult:
+    """``search.run`` with independent random configurations, each trained for all epochs; see there for everything.
+
+    >>> import jaxnet as jn
+    >>> def advance(hp, x, key):  # gradient descent on x ** 2, a Program of three pure functions
+    ...     return x - hp.rate * 2 * x
+    >>> program = jn.search.Program(lambda hp, key: jax.numpy.ones(()), advance, lambda hp, x: {"score": x**2})
+    >>> result = random_search(program, jn.Space(rate=jn.uniform(0, 1)), trials=16, epochs=5, key=jax.random.key(0))
+    >>> abs(result.best["rate"] - 0.5) < 0.1
+    True
+    """
+    return run(
+        trial, space, train, validation, trials=trials, epochs=epochs, key=key, sampler=samplers.random(), **options
+    )
+
+
+def plan(
+    trial: Callable[[Hyperparameters], Trial] | Program,
+    space: Space,
+    train: Data | None = None,
+    validation: Data | None = None,
+    *,
+    trials: int | None = None,
+    epochs: int,
+    key: jax.Array,
+    sampler: samplers.Sampler | None = None,
+    shuffle: str = "shared",
+    lanes: int | None = None,
+) -> Plan:
+    """What ``run`` with the same arguments would do: groups, lanes, padding, bytes, share of the cost; print it.
+
+    Nothing is compiled or trained. It returns the plan and prints nothing itself: ``print(jn.search.plan(...))``.
+    Arguments and errors are those of ``run``.
+    """
+    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, shuffle)
+    return make_plan(setup.program, space, setup.configurations, epochs, lanes=lanes)
+
+
+class _Setup:
+    """Arguments of a search, checked, with the configurations that the sampler proposes and the program that runs."""
+
+    make_trial: Callable[[Any], Any] | None
+
+    def __init__(self, trial: Any, space, train, validation, trials, epochs, key, sampler, shuffle):
+        if not isinstance(space, Space):
+            raise TypeError(f"expected a jn.Space as the second argument, got {space!r}")
+        if trials is not None:
+            check_count("trials", trials)
+        check_count("epochs", epochs)
+        self.keys, self.space = Keys.of(key), space
+        self.key, self.epochs, self.shuffle = key, epochs, shuffle
+        self.configurations = (sampler or samplers.random())(space, self.keys.sampler, trials)
+        if not self.configurations:
+            raise ValueError("the sampler proposed no configuration")
+        if isinstance(trial, Program):
+            if train is not None or validation is not None:
+                raise ValueError("a Program brings its own data (feed=); give train and validation with a trial only")
+            self.make_trial, self.program = None, trial
+            return
+        if not callable(trial):
+            raise TypeError(f"expected a function from hyperparameters to a jn.Trial, or a Program, got {trial!r}")
+        make_trial = cast(Callable[[Any], Trial], trial)
+        if train is None or validation is None:
+            raise ValueError("a search over trials needs train and validation, each a pair (inputs, targets)")
+        self.train, self.validation = as_data(train, "train"), as_data(validation, "validation")
+        self.make_trial = make_trial
+        for configuration in {repr(self._static(c)): c for c in self.configurations}.values():
+            check_trial(make_trial(Hyperparameters(configuration)), self.train, self.validation)
+        self.program = supervised(make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=shuffle)
+
+    def _static(self, configuration):
+        kinds = self.space.kinds(configuration)
+        return [value for name, value in configuration.items() if kinds[name] == "static"]
+
+    def result(self, the_plan: Plan, outcome: Any) -> SearchResult:
+        configurations, history = self.configurations, outcome.history
+        trials = len(configurations)
+        units = np.isfinite(history["score"]).sum(axis=1)
+        columns = {
+            "id": np.arange(trials),
+            "status": np.where(outcome.diverged < 0, "completed", "diverged"),
+            "units": units,
+            "score": history["score"][:, -1],
+        }
+        columns |= {name: values[:, -1] for name, values in history.items() if name != "score"}
+        columns["diverged"] = outcome.diverged
+        names = list(self.space.entries)
+        if clash := set(names) & set(columns):
+            raise ValueError(f"hyperparameters and measures have the same names: {sorted(clash)}; rename one of them")
+        for name in names:
+            values = [configuration[name] for configuration in configurations]
+            column = np.empty(trials, object)
+            column[:] = values
+            numbers = all(isinstance(v, (int, float)) for v in values)
+            columns[name] = np.array(values) if numbers else column
+        kept = {}
+        for trial_id, trees in outcome.kept.items():
+            if self.make_trial is None:
+                kept[trial_id] = lambda trees=trees: trees
+                continue
+            hp = Hyperparameters(configurations[trial_id])
+            sizes = next(group.sizes for group in the_plan.groups if trial_id in group.ids)
+            kept[trial_id] = kept_network(
+                self.make_trial, hp, self.space.kinds(hp), sizes, input_spec(self.train[0]), trees
+            )
+        return SearchResult(
+            columns, history, names, plan=the_plan, kept=kept, retrain=self._retrain if self.make_trial else None,
+            compile_seconds=outcome.compile_seconds, run_seconds=outcome.run_seconds,
+        )  # fmt: skip
+
+    def _retrain(self, trial_id: int) -> Network:
+        assert self.make_trial is not None
+        made = self.make_trial(Hyperparameters(self.configurations[trial_id]))
+        fitted = fit(made, self.train, epochs=self.epochs, key=self.key, shuffle=self.shuffle, trial_id=trial_id)
+        return Network(made.net, *jax.device_get((fitted.params, fitted.state)))

@@ -1,0 +1,220 @@
+"""The plan: which trials share a compiled program, how wide it is, and how many of them run at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnet.search.cost import CostModel, structure
+from jaxnet.search.space import Hyperparameters, Space
+from jaxnet.training import Program
+
+# What a trade between padding and compiling needs to know of a machine: rough, since only ratios decide.
+# Operations a second and bytes a second of one core or one device, and seconds to compile one group's programs.
+RATES = {"cpu": (6e10, 8e9, 1.0), "gpu": (2e13, 2e12, 5.0), "tpu": (5e13, 1e12, 10.0)}
+CPU_CACHE = 2 * 2**20  # bytes of lanes in one program that stay in the cache of a core or two
+MOST_BLOCKS = 48  # candidates for where to cut a sorted list of trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Trials that share one compiled program.
+
+    ``ids`` are the trials; ``static`` the values compiled in; ``sizes`` by name ``(least, bound)``, the smallest value
+    in the group and the padded width; ``lanes`` how many run at once; ``bytes`` an estimate of what they hold, from
+    above; ``waste`` the share of arithmetic spent on padding; ``seconds`` a rough estimate of its run.
+    """
+
+    ids: np.ndarray
+    static: dict[str, Any]
+    sizes: dict[str, tuple[int, int]]
+    lanes: int
+    bytes: int
+    waste: float
+    seconds: float
+
+    @property
+    def chunks(self) -> int:
+        """How many times the program runs through all units."""
+        return -(-len(self.ids) // self.lanes)
+
+    def structure(self, floats: list[str]) -> Hyperparameters:
+        """The hyperparameters of one lane as shapes."""
+        leasts, bounds = zip(*self.sizes.values(), strict=True) if self.sizes else ((), ())
+        return structure(self.static, floats, list(self.sizes), bounds, leasts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The groups of a search in the order in which they run; printing it shows them as a table."""
+
+    groups: tuple[Group, ...]
+    floats: list[str]
+    units: int
+
+    @property
+    def trials(self) -> int:
+        """The number of trials in all groups."""
+        return sum(len(group.ids) for group in self.groups)
+
+    @property
+    def waste(self) -> float:
+        """The share of arithmetic spent on padding, over all groups."""
+        seconds = sum(group.seconds for group in self.groups)
+        return sum(group.waste * group.seconds for group in self.groups) / seconds
+
+    def __str__(self) -> str:
+        rows = [("group", "trials", "sizes", "compiled in", "lanes", "chunks", "padding", "bytes", "cost")]
+        total = sum(group.seconds for group in self.groups)
+        for i, group in enumerate(self.groups):
+            sizes = ", ".join(
+                f"{n} {low}-{high}" if low < high else f"{n} {high}" for n, (low, high) in group.sizes.items()
+            )
+            static = ", ".join(f"{n}={getattr(v, '__name__', v)}" for n, v in group.static.items())
+            rows.append(
+                (
+                    str(i + 1), str(len(group.ids)), sizes or "-", static or "-", str(group.lanes), str(group.chunks),
+                    f"{group.waste:.0%}", _bytes(group.bytes), f"{group.seconds / total:.0%}",
+                )
+            )  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
+        most = max(group.bytes for group in self.groups)
+        head = (
+            f"{self.trials} trials of {self.units} units: {len(self.groups)} compiled programs, "
+            f"{self.waste:.0%} of the arithmetic is padding, at most {_bytes(most)} at once"
+        )
+        return "\n".join([head, *lines])
+
+
+def make_plan(
+    program: Program,
+    space: Space,
+    configurations: Sequence[Mapping[str, Any]],
+    units: int,
+    *,
+    memory: int | None = None,
+    lanes: int | None = None,
+) -> Plan:
+    """Groups trials by what must be static, sorts each group by cost and cuts it where padding costs most.
+
+    A cut costs one more program to compile and saves the padding of the narrower trials; the cuts chosen minimise the
+    sum of both (dynamic programming over at most ``MOST_BLOCKS`` candidates).
+
+    Args:
+      program, space, configurations: what runs; trial i is ``configurations[i]``.
+      units: of budget for each trial.
+      memory: bytes for the lanes that run at once; the default is what the device has free, with a margin.
+      lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests.
+    """
+    feed = None if program.feed is None else program.feed(0)
+    memory = _free_memory() if memory is None else memory
+    by_static: dict[tuple, list[int]] = {}
+    kinds = [space.kinds(configuration) for configuration in configurations]
+    for i, configuration in enumerate(configurations):
+        values = [
+            (name, type(configuration[name]), configuration[name]) for name, k in kinds[i].items() if k == "static"
+        ]
+        by_static.setdefault((tuple(kinds[i].items()), tuple(values)), []).append(i)
+
+    groups, floats = [], [name for name, kind in kinds[0].items() if kind == "float"]
+    for (kind, values), members in by_static.items():
+        sizes = [name for name, k in kind if k == "size"]
+        if [name for name, k in kind if k == "float"] != floats:
+            raise ValueError("the kind of a hyperparameter (float, size or static) must not depend on other ones")
+        static = {name: value for name, _, value in values}
+        own = np.array([[configurations[i][name] for name in sizes] for i in members], int).reshape(len(members), -1)
+        ranges = {name: (own[:, j].min(), own[:, j].max()) for j, name in enumerate(sizes)}
+        model = CostModel(program, static, floats, ranges, feed)
+        groups += _cut(model, static, sizes, own, np.array(members), units, memory, lanes)
+    return Plan(tuple(groups), floats, units)
+
+
+def _cut(model: CostModel, static, sizes, own, ids, units: int, memory: int, lanes: int | None) -> list[Group]:
+    compile_seconds = _rates()[2]
+    alone = _seconds(model(own, own)) * units
+    order = np.lexsort((ids, alone))
+    own, ids, alone = own[order], ids[order], alone[order]
+    edges = np.unique(np.linspace(0, len(ids), min(len(ids), MOST_BLOCKS) + 1).round().astype(int))
+    blocks = len(edges) - 1
+    highs = np.array([own[a:b].max(axis=0) for a, b in zip(edges, edges[1:], strict=False)]).reshape(blocks, -1)
+    lows = np.array([own[a:b].min(axis=0) for a, b in zip(edges, edges[1:], strict=False)]).reshape(blocks, -1)
+
+    best, cut_at = np.zeros(blocks + 1), np.zeros(blocks + 1, int)
+    for end in range(1, blocks + 1):  # the group that ends here may start at any earlier edge
+        bounds = np.maximum.accumulate(highs[:end][::-1], axis=0)[::-1]
+        leasts = np.minimum.accumulate(lows[:end][::-1], axis=0)[::-1]
+        padded = _seconds(model(bounds, leasts)) * units * (edges[end] - edges[:end])
+        total = best[:end] + padded + compile_seconds
+        cut_at[end] = int(np.argmin(total))
+        best[end] = total[cut_at[end]]
+
+    groups, end = [], blocks
+    while end:
+        start = cut_at[end]
+        members = slice(edges[start], edges[end])
+        high, low = own[members].max(axis=0), own[members].min(axis=0)
+        cost = model(high[None], low[None])[0]
+        count = edges[end] - edges[start]
+        width = lanes or _lanes(cost, count, memory)
+        seconds = float(_seconds(cost[None])[0]) * units * count
+        groups.append(
+            Group(
+                ids=ids[members],
+                static=static,
+                sizes={name: (int(low[j]), int(high[j])) for j, name in enumerate(sizes)},
+                lanes=min(width, count),
+                bytes=int(_held(cost) * min(width, count)),
+                waste=max(0.0, 1 - float(alone[members].sum()) / seconds),
+                seconds=seconds,
+            )
+        )
+        end = start
+    return groups[::-1]
+
+
+def _lanes(cost: np.ndarray, count: int, memory: int) -> int:
+    """As many lanes as fit, in chunks of equal size so that the last one isn't mostly empty."""
+    most = max(1, int(memory // _held(cost)))
+    if jax.default_backend() == "cpu":
+        most = min(most, max(1, int(CPU_CACHE // cost[2])))
+    return -(-count // -(-count // most))
+
+
+def _held(cost: np.ndarray) -> float:
+    """Bytes of one lane: what is carried in and out, and all that a step makes."""
+    return 2 * cost[2] + cost[3]
+
+
+def _seconds(costs: np.ndarray) -> np.ndarray:
+    flops, bandwidth, _ = _rates()
+    return costs[:, 0] / flops + costs[:, 1] / bandwidth
+
+
+def _rates() -> tuple[float, float, float]:
+    flops, bandwidth, compile_seconds = RATES.get(jax.default_backend(), RATES["gpu"])
+    return flops * ((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1), bandwidth, compile_seconds
+
+
+def _free_memory() -> int:
+    """Three quarters of what the first device has free; on a CPU half of the machine's free memory."""
+    statistics = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return int(0.75 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 4 * 2**30
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"

@@ -1,0 +1,276 @@
+"""What a search returns: a table, learning curves, and the best networks ready to use."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxnet.layer import Layer, Spec
+from jaxnet.ops.parameters import unpad
+from jaxnet.search.lanes import concrete
+from jaxnet.search.plan import Plan
+from jaxnet.search.space import Hyperparameters
+from jaxnet.training import Trial
+
+FORMAT = "jaxnet search result 1"
+
+Row = dict[str, Any]
+
+
+class Network(NamedTuple):
+    """A trained network without padding: ``net.apply(params, state, x)``."""
+
+    net: Layer
+    params: Any
+    state: Any
+
+
+class SearchResult:
+    """The outcome of a search; ``random_search`` and ``search.run`` make it.
+
+    Attributes:
+      table: dict of NumPy columns, one row a trial, in the order of ids: ``id``, ``status`` ("completed" or
+        "diverged"), ``units`` (of budget completed before it diverged, if it did), ``score`` (the last unit's, NaN for
+        a diverged trial; lower is better), the other measures at the last unit, ``diverged`` (the step at which it was
+        frozen, or -1), then the hyperparameters by name.
+      curves: the score after each unit, ``[trials, units]``, NaN where a trial had diverged.
+      history: such an array for every measure, by name.
+      names: the hyperparameters' names.
+      plan: how the trials were grouped; None for a result that was loaded.
+      compile_seconds, run_seconds: time spent waiting for compilation, and running, in seconds.
+    """
+
+    def __init__(
+        self,
+        table: dict[str, np.ndarray],
+        history: dict[str, np.ndarray],
+        names: list[str],
+        *,
+        plan: Plan | None = None,
+        compile_seconds: float = 0.0,
+        run_seconds: float = 0.0,
+        kept: Mapping[int, Callable[[], Any]] | None = None,
+        retrain: Callable[[int], Any] | None = None,
+    ):
+        self.table, self.history, self.names = table, history, names
+        self.plan, self.compile_seconds, self.run_seconds = plan, compile_seconds, run_seconds
+        self._kept, self._retrain = dict(kept or {}), retrain
+
+    @property
+    def curves(self) -> np.ndarray:
+        """The score after each unit, ``[trials, units]``."""
+        return self.history["score"]
+
+    def __len__(self) -> int:
+        return len(self.table["id"])
+
+    def __repr__(self) -> str:
+        diverged = int((self.table["status"] == "diverged").sum())
+        best = np.nanmin(self.table["score"]) if diverged < len(self) else np.nan
+        return f"SearchResult({len(self)} trials, best score {best:.6g}, {diverged} diverged)"
+
+    def row(self, trial_id: int) -> Row:
+        """One trial's row of the table, as Python values by column."""
+        if not 0 <= trial_id < len(self):
+            raise ValueError(f"there is no trial {trial_id}; ids run from 0 to {len(self) - 1}")
+        return {name: _python(column[trial_id]) for name, column in self.table.items()}
+
+    def ranked(self, count: int | None = None) -> list[Row]:
+        """Rows from the lowest score up; ties by id; diverged trials are not among them."""
+        scores = self.table["score"]
+        order = [i for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
+        return [self.row(int(i)) for i in order[:count]]
+
+    @property
+    def best(self) -> Row:
+        """The row with the lowest score; the earlier one of equals.
+
+        Raises:
+          ValueError: when every trial diverged.
+        """
+        ranked = self.ranked(1)
+        if not ranked:
+            raise ValueError(f"all {len(self)} trials diverged; try lower learning rates (see the column 'diverged')")
+        return ranked[0]
+
+    def hyperparameters(self, row: Row | int) -> Hyperparameters:
+        """A row's hyperparameters, to call the trial function with: ``trial(result.hyperparameters(row))``."""
+        row = self.row(_id(row))
+        return Hyperparameters({name: row[name] for name in self.names})
+
+    def network(self, row: Row | int | None = None) -> Any:
+        """A row's trained network, ``(net, params, state)``, unpadded, with NumPy arrays; for a ``Program`` its carry.
+
+        The best trials' are at hand (``keep=`` of the search). Another row is trained again, alone, which takes as long
+        as ``fit`` and gives the row's numbers to rounding.
+
+        Args:
+          row: a row or its id; the default is the best.
+
+        Raises:
+          ValueError: for a row that isn't at hand when the result was loaded from a file, since data aren't in it; or
+            that a search over a ``Program`` didn't keep.
+        """
+        trial_id = _id(self.best if row is None else row)
+        self.row(trial_id)
+        if trial_id in self._kept:
+            return self._kept[trial_id]()
+        if self._retrain is None:
+            raise ValueError(
+                f"the network of trial {trial_id} isn't at hand, only those of {sorted(self._kept)}; search with a "
+                f"larger keep=, or train it again: "
+                f"jn.fit(trial(result.hyperparameters({trial_id})), ..., key=key, trial_id={trial_id})"
+            )
+        return self._retrain(trial_id)
+
+    def to_pandas(self) -> Any:
+        """The table as a pandas ``DataFrame`` (the extra ``report`` installs pandas)."""
+        import pandas
+
+        return pandas.DataFrame(self.table)
+
+    def to_csv(self, path: str | os.PathLike) -> None:
+        """Writes the table as CSV with a header; values that aren't numbers as text."""
+        with _replacing(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+            writer = csv.writer(text)
+            writer.writerow(self.table)
+            writer.writerows([[_text(_python(v)) for v in values] for values in zip(*self.table.values(), strict=True)])
+            text.detach()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes table, curves and the networks at hand into one file (a zip of ``.npy`` arrays; nothing is pickled).
+
+        Values that aren't numbers, strings, booleans or None (functions in a ``choice``) are written as their names.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        objects = {}
+        for name, column in self.table.items():
+            if column.dtype.kind in "biuf":
+                arrays[f"table/{name}"] = column
+            else:
+                objects[name] = [_plain(_python(value)) for value in column]
+        arrays |= {f"history/{name}": values for name, values in self.history.items()}
+        for trial_id in self._kept:
+            network = self.network(trial_id)
+            trees = (network.params, network.state) if isinstance(network, Network) else network
+            for path_, leaf in jax.tree_util.tree_leaves_with_path(trees):
+                arrays[f"network/{trial_id}/{jax.tree_util.keystr(path_)}"] = np.asarray(leaf)
+        header = {
+            "format": FORMAT, "names": self.names, "columns": list(self.table), "objects": objects,
+            "kept": list(self._kept), "compile_seconds": self.compile_seconds, "run_seconds": self.run_seconds,
+        }  # fmt: skip
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        with _replacing(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike,
+        trial: Callable[[Any], Trial] | None = None,
+        spec: Spec | tuple[int, ...] | None = None,
+    ) -> SearchResult:
+        """Reads what ``save`` wrote.
+
+        Args:
+          path: the file.
+          trial: the trial function, which builds the networks at hand; without it ``network`` raises.
+          spec: of one example, as ``net.init`` takes it; wanted with ``trial``.
+
+        Raises:
+          ValueError: for a file that isn't such a result, or is truncated; from ``network``, when the trial function
+            makes a network of other shapes.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                header = json.loads(file["header"].tobytes())
+                if header.get("format") != FORMAT:
+                    raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
+                arrays = {name: file[name] for name in file.files}
+        except FileNotFoundError:
+            raise
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a whole result of a search: {error}") from error
+        objects = {name: np.array(values, object) for name, values in header["objects"].items()}
+        objects["status"] = objects["status"].astype(str)
+        table = {name: objects[name] if name in objects else arrays[f"table/{name}"] for name in header["columns"]}
+        history = {name.split("/", 1)[1]: values for name, values in arrays.items() if name.startswith("history/")}
+        result = cls(
+            table, history, header["names"],
+            compile_seconds=header["compile_seconds"], run_seconds=header["run_seconds"],
+        )  # fmt: skip
+        if trial is not None and spec is not None:
+            for trial_id in header["kept"]:
+                prefix = f"network/{trial_id}/"
+                leaves = {name[len(prefix) :]: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
+                result._kept[trial_id] = lambda i=trial_id, leaves=leaves: _rebuild(
+                    trial(result.hyperparameters(i)).net, spec, leaves
+                )
+        return result
+
+
+def kept_network(make_trial, hp: Hyperparameters, kinds, sizes, spec, trees) -> Callable[[], Network]:
+    """A network out of the padded trees of a lane, cut when it is asked for."""
+
+    def make() -> Network:
+        narrow = make_trial(hp).net
+        padded = make_trial(concrete(kinds, sizes, hp)).net
+        return Network(narrow, *unpad(padded, narrow, spec, *trees))
+
+    return make
+
+
+def _rebuild(net: Layer, spec: Any, leaves: dict[str, np.ndarray]) -> Network:
+    wanted = jax.eval_shape(lambda: net.init(jax.random.key(0), spec)[:2])
+
+    def find(path, shape):
+        name = jax.tree_util.keystr(path)
+        if name not in leaves or leaves[name].shape != shape.shape:
+            found = leaves[name].shape if name in leaves else "nothing"
+            raise ValueError(f"the trial function makes {name} of shape {shape.shape}, the file has {found}")
+        return leaves[name]
+
+    return Network(net, *jax.tree_util.tree_map_with_path(find, wanted))
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of ``path`` only once it is whole and on the disk."""
+    path = os.fspath(path)
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), suffix=".part", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def _id(row: Row | int) -> int:
+    return int(row["id"]) if isinstance(row, Mapping) else int(row)
+
+
+def _python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str)) else getattr(value, "__name__", str(value))
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (int, float, str, bool)) else _text(value)

@@ -1,0 +1,297 @@
+"""The space: which hyperparameters there are, how each is distributed, and what a trial function is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+RESERVED = ("id", "status", "units", "score", "diverged")  # columns of the table of results
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Hyperparameters(Mapping[str, Any]):
+    """Hyperparameters by name, ``hp.learning_rate`` or ``hp["learning_rate"]``; make them with ``jn.hp``.
+
+    A name that isn't there raises ``AttributeError`` (``KeyError`` for an item) with the names that are.
+    """
+
+    _values: dict[str, Any]
+    _static: frozenset[str]
+
+    def __init__(self, values: Mapping[str, Any], static: frozenset[str] | None = None):
+        object.__setattr__(self, "_values", dict(values))
+        if static is None:
+            static = frozenset(name for name, value in values.items() if _is_static(value))
+        object.__setattr__(self, "_static", static)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in self._values:
+            raise AttributeError(self._missing(name))
+        return self._values[name]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise KeyError(self._missing(name))
+        return self._values[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"hyperparameters can't be changed; make new ones: jn.hp(**{{**hp, {name!r}: ...}})")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"hp({', '.join(f'{k}={v!r}' for k, v in self._values.items())})"
+
+    def _missing(self, name: str) -> str:
+        return f"there is no hyperparameter {name!r}; the space has {', '.join(self._values) or 'none'}"
+
+    # What differs from lane to lane (arrays, sizes) are the leaves; what is static is part of the structure.
+    def tree_flatten_with_keys(self):
+        children = [(jax.tree_util.DictKey(k), v) for k, v in self._values.items() if k not in self._static]
+        return children, tuple((k, self._values[k] if k in self._static else _LEAF) for k in self._values)
+
+    @classmethod
+    def tree_unflatten(cls, structure, children):
+        leaves = iter(children)
+        values = {name: next(leaves) if value is _LEAF else value for name, value in structure}
+        return cls(values, frozenset(name for name, value in structure if value is not _LEAF))
+
+
+_LEAF = object()  # marks, in a tree structure, the hyperparameters that are leaves
+
+
+def hp(**values: Any) -> Hyperparameters:
+    """Hyperparameters for a single trial: ``trial(jn.hp(learning_rate=0.05, hidden=300))``. Integers stay integers.
+
+    >>> hp(learning_rate=0.05, hidden=300).hidden
+    300
+    """
+    return Hyperparameters(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """One entry of a space: ``value(u)`` maps u, uniform in [0, 1), to the distribution's values.
+
+    Args:
+      kind: "float" (traced, fused), "size" (an integer that may differ from lane to lane: fused by padding), or
+        "static" (part of the program: trials are grouped by it).
+      value: from u to a Python value.
+      count: how many different values there are, or None where they are continuous.
+      label: how it was written, for errors and plans.
+      log: whether it is spread evenly over the logarithm, for axes of plots.
+      bounds: (low, high) of a number, ends included; None for a choice.
+    """
+
+    kind: str
+    value: Callable[[float], Any]
+    count: int | None
+    label: str
+    log: bool = False
+    bounds: tuple[float, float] | None = None
+
+    def __repr__(self) -> str:
+        return self.label
+
+
+def uniform(low: float, high: float) -> Distribution:
+    """Real numbers spread evenly over [low, high].
+
+    Raises:
+      TypeError, ValueError: for ends that aren't finite numbers, or low > high. So do all entries of a space.
+
+    >>> uniform(0, 10).value(0.25)
+    2.5
+    """
+    label = _check_ends("uniform", low, high, float)
+    return Distribution("float", lambda u: low + u * (high - low), None, label, bounds=(low, high))
+
+
+def log_uniform(low: float, high: float) -> Distribution:
+    """Positive real numbers whose logarithm is spread evenly over [log low, log high].
+
+    >>> round(log_uniform(1e-3, 1e-1).value(0.5), 6)
+    0.01
+    """
+    label = _check_ends("log_uniform", low, high, float, positive=True)
+    span = math.log(high) - math.log(low)
+
+    def value(u):
+        return min(max(low * math.exp(u * span), low), high)
+
+    return Distribution("float", value, None, label, True, (low, high))
+
+
+def integers(low: int, high: int, *, static: bool = False) -> Distribution:
+    """Integers spread evenly over low ... high, both ends included.
+
+    Args:
+      static: False lets trials of different values share one program (``hp.n`` is a ``Size``, at least 1, good for
+        widths and batch sizes). True compiles one for each value and makes ``hp.n`` a Python integer, good for depths,
+        kernel sizes and anything that ``range`` or ``if`` needs.
+
+    >>> [integers(1, 3).value(u) for u in (0, 0.34, 0.99)]
+    [1, 2, 3]
+    """
+    label = _check_ends("integers", low, high, int, positive=not static)
+    count = high - low + 1
+    kind = "static" if static else "size"
+    return Distribution(kind, lambda u: low + min(int(u * count), count - 1), count, label, bounds=(low, high))
+
+
+def log_integers(low: int, high: int, *, static: bool = False) -> Distribution:
+    """Positive integers n, both ends included, with probability log((n + 1) / n) / log((high + 1) / low).
+
+    So each integer stands for the piece [n, n + 1) of the logarithmic axis, and both ends occur like their neighbours.
+
+    Args:
+      static: as in ``integers``.
+
+    >>> log_integers(10, 1000).value(0.0), log_integers(10, 1000).value(0.99999)
+    (10, 1000)
+    """
+    label = _check_ends("log_integers", low, high, int, positive=True)
+    span = math.log(high + 1) - math.log(low)
+
+    def value(u):
+        return min(max(int(low * math.exp(u * span) + 1e-9), low), high)
+
+    return Distribution("static" if static else "size", value, high - low + 1, label, True, (low, high))
+
+
+def choice(*values: Any, static: bool | None = None) -> Distribution:
+    """One of the values, each as likely as the others.
+
+    Args:
+      values: numbers, strings, functions, or anything else that can be hashed.
+      static: None makes floats traced (fused) and everything else static (a program for each value); False makes
+        integers sizes, as in ``integers``; True makes floats static too.
+
+    Raises:
+      ValueError: without values, or for static=False where they aren't all numbers. TypeError: for values that can't be
+        hashed.
+
+    >>> choice("relu", "tanh").value(0.7)
+    'tanh'
+    """
+    label = f"choice({', '.join(getattr(v, '__name__', repr(v)) for v in values)})"
+    if not values:
+        raise ValueError("choice: give at least one value")
+    for value in values:
+        try:
+            hash(value)
+        except TypeError as error:
+            raise TypeError(f"{label}: {value!r} can't be hashed; try a tuple instead of a list") from error
+    floats = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    ints = floats and all(isinstance(v, int) for v in values)
+    if static is False and not floats:
+        raise ValueError(f"{label}: only numbers can differ within one program (static=False)")
+    if static is False and ints and min(values) < 1:
+        raise ValueError(f"{label}: a size is at least 1; use static=True, or write the numbers as floats")
+    if static is None:
+        static = ints or not floats
+    kind = "static" if static else "size" if ints else "float"
+    kept = tuple(map(float, values)) if kind == "float" else values
+    count = len(kept)
+    return Distribution(kind, lambda u: kept[min(int(u * count), count - 1)], count, label)
+
+
+class Space:
+    """Hyperparameters by name, each with its distribution; a later one may depend on earlier ones.
+
+    Args:
+      entries: ``name=distribution``, or ``name=function`` from the hyperparameters so far to a distribution, as in
+        ``Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2))``.
+
+    Raises:
+      ValueError: for an empty space, or the name of a column of results. TypeError: for an entry that is neither.
+
+    >>> space = Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2))
+    >>> space.configuration([0.0, 0.5])
+    {'k2': 10, 'k1': 8}
+    """
+
+    def __init__(self, **entries: Distribution | Callable[[Hyperparameters], Distribution]):
+        if not entries:
+            raise ValueError(
+                "Space: give at least one hyperparameter, such as learning_rate=jn.log_uniform(1e-3, 1e-1)"
+            )
+        for name, entry in entries.items():
+            if name in RESERVED:
+                raise ValueError(f"Space: {name!r} is a column of the results; give the hyperparameter another name")
+            if not isinstance(entry, Distribution) and not callable(entry):
+                raise TypeError(
+                    f"Space: {name} must be a distribution, such as jn.uniform(0, 1), or a function of the earlier "
+                    f"hyperparameters that makes one, got {entry!r}; for a fixed value try jn.choice({entry!r})"
+                )
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        return f"Space({', '.join(f'{k}={v!r}' for k, v in self.entries.items())})"
+
+    def resolve(self, pick: Callable[[str, Distribution], Any]) -> dict[str, Any]:
+        """A configuration: ``pick(name, distribution)`` chooses each value, in order."""
+        chosen: dict[str, Any] = {}
+        for name, entry in self.entries.items():
+            chosen[name] = pick(name, self.distribution(name, chosen) if callable(entry) else entry)
+        return chosen
+
+    def distribution(self, name: str, earlier: Mapping[str, Any]) -> Distribution:
+        """The distribution of an entry, given the values of the earlier ones."""
+        entry = self.entries[name]
+        if isinstance(entry, Distribution):
+            return entry
+        made = entry(Hyperparameters(earlier))
+        if not isinstance(made, Distribution):
+            raise TypeError(f"Space: the function for {name} must return a distribution, got {made!r}")
+        return made
+
+    def configuration(self, point: Sequence[float]) -> dict[str, Any]:
+        """The configuration at a point of the unit cube, one coordinate in [0, 1) for each entry, in order."""
+        if len(point) != len(self):
+            raise ValueError(f"expected a point with {len(self)} coordinates, one for each of {list(self.entries)}")
+        coordinates = iter(point)
+        return self.resolve(lambda name, distribution: distribution.value(float(next(coordinates))))
+
+    def kinds(self, configuration: Mapping[str, Any]) -> dict[str, str]:
+        """The kind of each entry, at a configuration: "float", "size" or "static"."""
+        return {name: self.distribution(name, configuration).kind for name in self.entries}
+
+
+def _is_static(value: Any) -> bool:
+    return value is None or isinstance(value, (str, bytes, bool, int, tuple, frozenset)) or callable(value)
+
+
+def _check_ends(name: str, low: Any, high: Any, kind: type, positive: bool = False) -> str:
+    """Raises for ends that make no sense; returns how the distribution was written."""
+    label = f"{name}({low!r}, {high!r})"
+    wanted = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    for end in (low, high):
+        if isinstance(end, bool) or not isinstance(end, wanted):
+            raise TypeError(f"{label}: both ends must be {'integers' if kind is int else 'numbers'}, got {end!r}")
+        if not math.isfinite(end):
+            raise ValueError(f"{label}: both ends must be finite, got {end!r}")
+    if low > high:
+        raise ValueError(f"{label}: low must not be above high; did you mean {name}({high!r}, {low!r})?")
+    if positive and low <= 0:
+        hint = (
+            "a logarithmic scale has no zero; try a small positive number"
+            if "log" in name
+            else ("a size is at least 1; use static=True for zero and below")
+        )
+        raise ValueError(f"{label}: low must be positive, got {low!r}: {hint}")
+    return label

@@ -1,0 +1,514 @@
+"""Training as a pure function: a trial and data become a program, and ``fit`` runs one.
+
+A search runs the same program in many lanes (``jaxnet.search``); there is no other training loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, count, feeder, input_spec
+from jaxnet.layer import Layer, Size, Spec, check_features
+from jaxnet.layers.elementwise import as_layer, function_name
+from jaxnet.losses import check_labels, softmax_cross_entropy
+from jaxnet.metrics import error
+from jaxnet.ops.random import fold_in
+from jaxnet.ops.scan import guarded_steps, scan_steps
+
+EVALUATION_BATCH = 1000  # large enough for full speed, small enough that a thousand lanes' activations fit
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trial:
+    """One configuration: all that training needs beside data, epochs and a key.
+
+    Args:
+      net: the network, a ``Layer``.
+      loss: ``(outputs, targets) -> [batch]``, one number for each example; its mean is minimised.
+      optimizer: any optax transformation; its learning rate, momentum and so on may be traced.
+      metric: ``(outputs, targets) -> [batch]``, reported beside the loss, and what a search minimises on the validation
+        data; without one it minimises the loss.
+      penalty: ``params -> scalar``, added to the mean loss (``losses.l2``).
+      batch_size: examples in a step, an integer or a ``Size``. The last batch of an epoch has what is left.
+      augment: ``(key, inputs) -> inputs``, applied to each batch in training only.
+
+    Raises:
+      TypeError, ValueError: for a part of the wrong kind, or a batch size below 1.
+
+    >>> import jaxnet as jn
+    >>> trial = Trial(net=jn.dense(1), loss=jn.losses.squared_error, optimizer=optax.sgd(0.1), batch_size=32)
+    >>> trial.batch_size
+    32
+    """
+
+    net: Layer
+    loss: Callable[[Any, Any], jax.Array]
+    optimizer: Any
+    metric: Callable[[Any, Any], jax.Array] | None = None
+    penalty: Callable[[Any], jax.Array] | None = None
+    batch_size: int | Size = 128
+    augment: Callable[[jax.Array, Any], Any] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "net", as_layer(self.net))
+        for name in ("loss", "metric", "penalty", "augment"):
+            value = getattr(self, name)
+            if not callable(value) and (value is not None or name == "loss"):
+                raise TypeError(f"Trial: {name} must be a function, got {value!r}")
+        if not hasattr(self.optimizer, "init") or not hasattr(self.optimizer, "update"):
+            raise TypeError(
+                f"Trial: optimizer must be an optax transformation such as optax.sgd(0.1), got {self.optimizer!r}"
+            )
+        check_features("Trial", self.batch_size, "batch_size")
+
+
+class Program(NamedTuple):
+    """What a search runs: three pure functions of one trial, which it vmaps over lanes.
+
+    ``init(hp, key) -> carry``; ``advance(hp, carry, key) -> carry``, one unit of budget (an epoch, say); and
+    ``evaluate(hp, carry) -> {"score": ..., ...}``, scalars of which ``score`` is minimised. The key is the trial's own.
+
+    With ``feed``, a function on the host ``unit -> tree of arrays``, ``advance`` and ``evaluate`` get the unit's tree
+    as one more argument, the same for all lanes: data and batch order, which must not be captured as constants.
+
+    A lane whose score or carry goes non-finite is frozen at its last finite unit and marked diverged. A program that
+    notices earlier says so in ``evaluate``, as ``"diverged"``: the step (int, -1 while all is well).
+
+    >>> def advance(hp, carry, key):  # gradient descent on x ** 2
+    ...     return carry - hp.learning_rate * 2 * carry
+    >>> program = Program(lambda hp, key: jnp.ones(()), advance, lambda hp, carry: {"score": carry**2})
+    """
+
+    init: Callable[..., Any]
+    advance: Callable[..., Any]
+    evaluate: Callable[..., dict[str, Any]]
+    feed: Callable[[int], Any] | None = None
+
+
+class Carry(NamedTuple):
+    """What training hands from step to step. ``diverged`` is the step at which the lane was frozen, or -1."""
+
+    params: Any
+    state: Any
+    optimizer: Any
+    step: Any
+    diverged: Any
+    totals: dict[str, Any]  # sums over the examples of the epoch: loss, metric, examples
+
+
+class Fitted(NamedTuple):
+    """What ``fit`` returns.
+
+    ``params`` and ``state`` are the network's; ``curve`` has a float64 array ``[epochs]`` for each measure
+    (``train_loss``, ``validation_error``, ...); ``diverged`` is the step at which training was frozen because the loss
+    or a parameter was no longer finite (``params`` are then the last finite ones), or None.
+    """
+
+    params: Any
+    state: Any
+    curve: dict[str, np.ndarray]
+    diverged: int | None
+
+
+class Keys(NamedTuple):
+    """The independent streams of one search (and of ``fit``, a search of one)."""
+
+    sampler: jax.Array
+    order: jax.Array
+    trials: jax.Array
+
+    @classmethod
+    def of(cls, key: jax.Array) -> Keys:
+        return cls(*jax.random.split(as_key(key), 3))
+
+    def init(self, trial_id: Any) -> jax.Array:
+        return fold_in(fold_in(self.trials, trial_id), 0)
+
+    def unit(self, trial_id: Any, unit: Any) -> jax.Array:
+        return fold_in(fold_in(self.trials, trial_id), unit + 1)
+
+
+def fit(
+    trial: Trial,
+    train: Data,
+    validation: Data | None = None,
+    *,
+    epochs: int,
+    key: jax.Array,
+    stop: Callable[[dict[str, np.ndarray]], bool] | None = None,
+    shuffle: str = "shared",
+    trial_id: int = 0,
+) -> Fitted:
+    """Trains one trial: a search of one.
+
+    The same jitted epoch as a search's, with the data on the device and one host synchronisation an epoch. ``fit`` of
+    row ``i`` of a search, with the search's key and ``trial_id=i``, gives that row's curve again, to rounding.
+
+    Args:
+      trial: what to train; its sizes must be integers here.
+      train: ``(inputs, targets)``, each an array or a tree of arrays with examples on the first axis. uint8 inputs are
+        pixels: they stay uint8 on the device and become float32 in [0, 1] batch by batch. float64 becomes float32
+        unless JAX's x64 mode is on.
+      validation: the same, measured after each epoch.
+      epochs: the largest number of passes over the data.
+      key: a PRNG key.
+      stop: called after each epoch with the curve so far; training ends when it returns True (``target``,
+        ``patience``).
+      shuffle: "shared" or "own", as in a search; each epoch has its own order either way.
+      trial_id: the trial's place in a search of the same key.
+
+    Raises:
+      ValueError, TypeError: before training, for data that are empty, not finite, of different lengths, fewer than a
+        batch, labels out of range, or shapes that the network, loss or metric can't take.
+
+    >>> import jaxnet as jn
+    >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
+    >>> trial = Trial(net=jn.dense(1), loss=jn.losses.squared_error, optimizer=optax.sgd(0.5), batch_size=16)
+    >>> fitted = fit(trial, (x, 3 * x + 1), epochs=20, key=jax.random.key(0))
+    >>> fitted.params["w"].item(), fitted.params["b"].item(), len(fitted.curve["train_loss"])
+    (3.0, 1.0, 20)
+    """
+    check_count("epochs", epochs)
+    train, validation = as_data(train, "train"), None if validation is None else as_data(validation, "validation")
+    check_trial(trial, train, validation)
+    keys = Keys.of(key)
+    examples = count(train), None if validation is None else count(validation)
+    init, advance = _compiled(trial, input_spec(train[0]), *examples, shuffle)
+    feed = feeder(train, validation, keys.order, shuffle)
+    carry, curve, measures = init(keys.init(trial_id)), {}, {}
+    for epoch in range(epochs):
+        carry, measures = advance(carry, keys.unit(trial_id, epoch), feed(epoch))
+        measures = {name: np.asarray(value, np.float64) for name, value in jax.device_get(measures).items()}
+        for name, value in measures.items():
+            if name not in ("score", "diverged"):
+                curve[name] = np.append(curve.get(name, []), value)
+        if measures["diverged"] >= 0 or (stop is not None and stop(curve)):
+            break
+    diverged = int(measures["diverged"])
+    return Fitted(carry.params, carry.state, curve, None if diverged < 0 else diverged)
+
+
+def evaluate(trial: Trial, params: Any, state: Any, data: Data) -> dict[str, float]:
+    """The trial's mean loss and metric on data, in evaluation mode, by name: ``{"loss": ..., "error": ...}``.
+
+    Args:
+      trial: names the network, the loss and the metric.
+      params, state: the network's trees, as ``fit`` returns them.
+      data: ``(inputs, targets)``, as for ``fit``; any number of examples.
+
+    Raises:
+      ValueError, TypeError: as ``fit``.
+
+    >>> import jaxnet as jn
+    >>> trial = Trial(net=jn.dense(1), loss=jn.losses.squared_error, optimizer=optax.sgd(0.5))
+    >>> params = {"w": jnp.ones((1, 1)), "b": jnp.zeros(1)}
+    >>> evaluate(trial, params, (), (np.ones((3, 1), np.float32), np.zeros((3, 1), np.float32)))
+    {'loss': 1.0}
+    """
+    data = as_data(data, "data")
+    check_trial(trial, None, data)
+    means = _evaluator(trial)(params, state, *data)
+    return {name: float(value) for name, value in means.items()}
+
+
+def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+    """The network's outputs for all inputs, in evaluation mode, batch by batch: ``[examples, *out.shape]`` on the host.
+
+    Args:
+      net, params, state: the network and its trees.
+      inputs: an array or tree of arrays with examples on the first axis, as for ``fit`` (uint8 are pixels).
+      batch_size: the most examples at a time; bounds memory, changes no result.
+
+    Raises:
+      ValueError: for no inputs, or inputs of different lengths. TypeError: for a batch size that isn't an integer.
+
+    >>> import jaxnet as jn
+    >>> predict(jn.flatten, (), (), np.ones((3, 2, 2), np.float32)).shape
+    (3, 4)
+    """
+    check_count("batch_size", batch_size)
+    inputs = as_arrays(inputs, "inputs")
+    length = len(jax.tree.leaves(inputs)[0])
+    outputs = []
+    for start in range(0, length, batch_size):
+        batch = jax.tree.map(operator.itemgetter(slice(start, start + batch_size)), inputs)
+        outputs.append(_predictor(net)(params, state, batch))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(outputs))
+
+
+def target(**limits: float) -> Callable[[dict[str, np.ndarray]], bool]:
+    """A stop rule: all the named measures have come down to their limits. ``target(train_error=0)`` is 100 % accuracy.
+
+    Args:
+      limits: by the measure's name in the curve; a training measure is the mean over the epoch's batches, each taken
+        before the step that it leads to.
+
+    Raises:
+      ValueError: without limits, or, in training, for a measure that the curve doesn't have.
+
+    >>> target(train_error=0.1)({"train_error": np.array([0.3, 0.1])})
+    True
+    """
+    if not limits:
+        raise ValueError("target: name at least one measure and its limit, such as target(train_error=0)")
+    return lambda curve: all(_measure(curve, name)[-1] <= limit for name, limit in limits.items())
+
+
+def patience(epochs: int, measure: str = "validation_loss") -> Callable[[dict[str, np.ndarray]], bool]:
+    """A stop rule: the measure has had no new lowest value for ``epochs`` epochs.
+
+    Args:
+      epochs: at least 1.
+      measure: by its name in the curve.
+
+    >>> patience(2)({"validation_loss": np.array([0.5, 0.4, 0.4, 0.6])})
+    True
+    """
+    check_count("epochs", epochs)
+    return lambda curve: len(_measure(curve, measure)) - 1 - int(np.nanargmin(_measure(curve, measure))) >= epochs
+
+
+def check_trial(trial: Trial, train: Data | None, validation: Data | None) -> None:
+    """Raises, before anything is compiled, where a trial and data don't go together; ``fit`` tells what is raised.
+
+    Args:
+      trial: with integers for sizes.
+      train, validation: as ``as_data`` returns them, or None where there are none.
+    """
+    if not isinstance(trial, Trial):
+        raise TypeError(f"expected a jn.Trial, got {trial!r}")
+    if isinstance(trial.batch_size, Size):
+        trial.batch_size.__index__()
+    for name, data in (("train", train), ("validation", validation)):
+        if data is None:
+            continue
+        inputs, targets = data
+        if name == "train" and trial.batch_size > count(data):
+            raise ValueError(_too_large_batch(trial.batch_size, count(data)))
+
+        def outputs(inputs=inputs):
+            params, state, out = trial.net.init(jax.random.key(0), input_spec(inputs))
+            batch = jax.tree.map(lambda a: jnp.zeros((2, *a.shape[1:]), a.dtype), inputs)
+            outputs, _ = trial.net.apply(params, state, as_floats(batch))
+            return outputs, out
+
+        made, out = jax.eval_shape(outputs)
+        if any(getattr(spec, "active", None) is not None for spec in jax.tree.leaves(out, is_leaf=_is_spec)):
+            raise ValueError("the network's last layer has a Size; its number of outputs must be an integer")
+        two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), targets)
+        for role, function in (("loss", trial.loss), ("metric", trial.metric)):
+            if function is not None:
+                valid = jax.ShapeDtypeStruct((2,), bool)
+                jax.eval_shape(functools.partial(_one_per_example, role, function), made, two, valid)
+            if function in (softmax_cross_entropy, error) and made.shape[-1] > 1:
+                check_labels(jax.device_get(targets), made.shape[-1])
+
+
+def supervised(
+    make_trial: Callable[[Any], Trial], train: Data, validation: Data | None, *, order_key: jax.Array, shuffle: str
+) -> Program:
+    """A trial with data as a ``Program``: ``advance`` is an epoch, ``score`` the validation metric.
+
+    Args:
+      make_trial: makes the trial from hyperparameters, traced ones in a search.
+      train, validation: as ``as_data`` returns them.
+      order_key: draws the order of the batches where all lanes share it.
+      shuffle: "shared" or "own".
+    """
+    examples = count(train), None if validation is None else count(validation)
+    functions = _functions(make_trial, input_spec(train[0]), *examples, shuffle)
+    return Program(*functions, feed=feeder(train, validation, order_key, shuffle))
+
+
+def _functions(make_trial, spec, examples: int, validation_examples: int | None, shuffle: str):
+    """``init``, ``advance``, ``evaluate`` of one trial; pure, and independent of the data."""
+    if shuffle not in ("shared", "own"):
+        raise ValueError(f'shuffle must be "shared" or "own", got {shuffle!r}')
+
+    def init(hp, key):
+        trial = make_trial(hp)
+        params, state, _ = trial.net.init(key, spec)
+        return Carry(params, state, trial.optimizer.init(params), jnp.int32(0), jnp.int32(-1), _no_totals(trial))
+
+    def step(own, carry, shared, index):
+        trial = make_trial(own["hp"])
+        size = trial.batch_size
+        bound, value = (size.bound, size.value) if isinstance(size, Size) else (size, size)
+        place = index * value + jnp.arange(bound)  # [batch]
+        valid = (jnp.arange(bound) < value) & (place < examples)
+        order = shared["order"] if shuffle == "shared" else own["order"]
+        rows = order[jnp.minimum(place, examples - 1)]
+        inputs, targets = jax.tree.map(lambda a: a[rows], shared["train"])
+        inputs = as_floats(inputs)
+        step_key = fold_in(own["key"], index)
+        if trial.augment is not None:
+            inputs = trial.augment(fold_in(step_key, 1), inputs)
+
+        def objective(params):
+            outputs, state = trial.net.apply(params, carry.state, inputs, key=fold_in(step_key, 0), train=True)
+            losses = _one_per_example("loss", trial.loss, outputs, targets, valid)
+            loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)
+            if trial.penalty is not None:
+                loss = loss + trial.penalty(params)
+            return loss, (losses, outputs, state)
+
+        (loss, (losses, outputs, state)), gradient = jax.value_and_grad(objective, has_aux=True)(carry.params)
+        optimizer = optax.with_extra_args_support(trial.optimizer)
+        extra = {"value": loss, "grad": gradient, "value_fn": lambda params: objective(params)[0]}
+        updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.params, **extra)
+        params = optax.apply_updates(carry.params, updates)
+
+        totals = {"loss": jnp.sum(losses), "examples": jnp.sum(valid).astype(jnp.float32)}
+        if trial.metric is not None:
+            totals["metric"] = jnp.sum(_one_per_example("metric", trial.metric, outputs, targets, valid))
+        totals = jax.tree.map(jnp.add, carry.totals, totals)
+        stepped = Carry(params, state, optimizer_state, carry.step + 1, carry.diverged, totals)
+
+        # Known before the step, so it costs no pass of its own: a lane may be over, or have fewer steps than others.
+        return _where((carry.diverged < 0) & valid[0], stepped, carry)
+
+    def healthy(carry):
+        # A sum is finite only if all its terms are, and is one pass over the parameters.
+        return jnp.isfinite(sum(map(jnp.sum, _floats((carry.params, carry.state))), start=carry.totals["loss"]))
+
+    def freeze(carry, index):
+        return carry._replace(diverged=carry.step)
+
+    def advance(hp, carry, key, feed):
+        trial = make_trial(hp)
+        size = trial.batch_size
+        own = {"hp": hp, "key": fold_in(key, 0)}
+        shared = {"train": feed["train"]}
+        if shuffle == "shared":
+            shared["order"] = feed["order"]
+        else:
+            own["order"] = jax.random.permutation(fold_in(key, 1), examples)
+        carry = carry._replace(totals=_no_totals(trial))
+        if (most := size.bound if isinstance(size, Size) else size) > examples:
+            raise ValueError(_too_large_batch(most, examples))
+        steps = math.ceil(examples / (size.least if isinstance(size, Size) else size))
+        return guarded_steps(step, steps, healthy, freeze)(own, carry, shared)
+
+    def evaluate(hp, carry, feed):
+        trial = make_trial(hp)
+        measures = _means(trial, carry.totals, "train_")
+        if validation_examples is not None:
+            own = {"hp": hp, "params": carry.params, "state": carry.state}
+            totals = _evaluate(make_trial, own, feed["validation"], validation_examples)
+            measures |= _means(trial, totals, "validation_")
+            measures["score"] = list(measures.values())[-1]  # the validation metric, or the loss where there is none
+            bad = (carry.diverged < 0) & ~jnp.isfinite(measures["score"])
+            return measures | {"diverged": jnp.where(bad, carry.step, carry.diverged)}
+        return measures | {"diverged": carry.diverged}
+
+    return init, advance, evaluate
+
+
+def _evaluate(make_trial, own: dict[str, Any], data: Data, examples: int) -> dict[str, jax.Array]:
+    """Sums of loss and metric over data, in evaluation mode; ``own`` holds hp, params and state."""
+    batch = min(EVALUATION_BATCH, examples)
+
+    def step(own, totals, data, index):
+        trial = make_trial(own["hp"])
+        place = index * batch + jnp.arange(batch)
+        valid = place < examples
+        rows = jnp.minimum(place, examples - 1)
+        inputs, targets = jax.tree.map(lambda a: a[rows], data)
+        outputs, _ = trial.net.apply(own["params"], own["state"], as_floats(inputs))
+        more = {"loss": trial.loss, "metric": trial.metric}
+        more = {k: jnp.sum(_one_per_example(k, f, outputs, targets, valid)) for k, f in more.items() if f is not None}
+        return jax.tree.map(jnp.add, totals, more | {"examples": jnp.sum(valid).astype(jnp.float32)})
+
+    return scan_steps(step, math.ceil(examples / batch))(own, _no_totals(make_trial(own["hp"])), data)
+
+
+def _no_totals(trial: Trial) -> dict[str, jax.Array]:
+    names = ["loss", "examples"] + ["metric"] * (trial.metric is not None)
+    return {name: jnp.zeros(()) for name in names}
+
+
+def _means(trial: Trial, totals: dict[str, Any], prefix: str) -> dict[str, jax.Array]:
+    """Loss first, then the metric under its function's name."""
+    examples = jnp.maximum(totals["examples"], 1)
+    means = {f"{prefix}loss": totals["loss"] / examples}
+    if trial.metric is not None:
+        means[prefix + function_name(trial.metric)] = totals["metric"] / examples
+    return means
+
+
+def _one_per_example(role: str, function, outputs, targets, valid) -> jax.Array:
+    """``function(outputs, targets)`` ``[batch]``, zero where an entry isn't a valid example."""
+    values = function(outputs, targets)
+    if values.shape != valid.shape:
+        raise ValueError(
+            f"the {role} {function_name(function)!r} must return one number for each example, shape [batch] "
+            f"{valid.shape}, got {values.shape}; average over the other axes, not over the batch"
+        )
+    return jnp.where(valid, values, jnp.zeros((), values.dtype))
+
+
+def _too_large_batch(batch_size: int, examples: int) -> str:
+    return (
+        f"batch_size is {batch_size}, but there are only {examples} training examples; "
+        f"try batch_size={examples} or less"
+    )
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, Spec)
+
+
+def _floats(tree: Any) -> list[jax.Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def _measure(curve: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in curve:
+        raise ValueError(f"there is no measure {name!r} to stop by; the curve has {sorted(curve)}")
+    return curve[name]
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_for(trial: Trial, specs: tuple, tree: Any, *rest: Any):
+    init, advance, evaluate = _functions(lambda hp: trial, jax.tree.unflatten(tree, specs), *rest)
+
+    def unit(carry, key, feed):
+        carry = advance((), carry, key, feed)
+        return carry, evaluate((), carry, feed)
+
+    return jax.jit(lambda key: init((), key)), jax.jit(unit, donate_argnums=0)
+
+
+def _compiled(trial: Trial, spec: Any, examples: int, validation_examples: int | None, shuffle: str):
+    """Jitted once for a trial and the shapes of its data, so that more seeds or epochs compile nothing."""
+    specs, tree = jax.tree.flatten(spec, is_leaf=_is_spec)
+    return _compiled_for(trial, tuple(specs), tree, examples, validation_examples, shuffle)
+
+
+@functools.lru_cache(maxsize=16)
+def _evaluator(trial: Trial):
+    def means(params, state, inputs, targets):
+        examples = len(jax.tree.leaves(inputs)[0])
+        own = {"hp": (), "params": params, "state": state}
+        return _means(trial, _evaluate(lambda hp: trial, own, (inputs, targets), examples), "")
+
+    return jax.jit(means)
+
+
+@functools.lru_cache(maxsize=16)
+def _predictor(net: Layer):
+    return jax.jit(lambda params, state, inputs: net.apply(params, state, as_floats(inputs))[0])
