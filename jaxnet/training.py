@@ -129,7 +129,7 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, key: jax.Array) -> Keys:
-        return cls(*jax.random.split(as_key(key), 3))
+        return cls(*_three(as_key(key)))
 
     def init(self, trial_id: Any) -> jax.Array:
         return fold_in(fold_in(self.trials, trial_id), 0)
@@ -462,6 +462,11 @@ def _too_large_batch(batch_size: int, examples: int) -> str:
         f"batch_size is {batch_size}, but there are only {examples} training examples; "
         f"try batch_size={examples} or less"
     )
+
+
+@jax.jit
+def _three(key: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(jax.random.split(key, 3))
 
 
 def _is_spec(value: Any) -> bool:

@@ -134,14 +134,15 @@ def _check_elementwise(function: Callable[[Any], Any], name: str) -> bool:
     with contextlib.suppress(TypeError, KeyError):  # a function that can't be hashed or referred to is tried each time
         return _zero_stays_zero[function]
 
-    def probe():
-        x = jnp.array([[0.0, 0.5], [0.25, 1.0]])
+    def probe(x):
         apart = [function(x[i : i + 1, j : j + 1]) for i in (0, 1) for j in (0, 1)]
-        return function(x), apart, jax.jvp(function, (jnp.zeros((1, 1)),), (jnp.ones((1, 1)),))
+        return function(x), apart, jax.jvp(function, (x[:1, :1],), (x[1:, 1:],))
 
     try:
         with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-            together, apart, (value, slope) = jax.tree.map(np.asarray, jax.jit(probe)())
+            together, apart, (value, slope) = jax.tree.map(
+                np.asarray, jax.jit(probe)(np.array([[0, 0.5], [0.25, 1]], np.float32))
+            )
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
         return False  # it closes over a hyperparameter, so nothing can be computed while tracing
     except Exception as error:

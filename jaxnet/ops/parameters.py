@@ -143,17 +143,19 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
     The same positions drawn in larger arrays must be the same numbers up to one factor; the factors, for an input and
     for an output axis made 4 times longer, tell the law.
     """
+    if initializer in (jax.nn.initializers.zeros, jax.nn.initializers.ones):
+        return "constant"
     lead = (1,) * (rank - 2)
-    with jax.ensure_compile_time_eval():
-        key = position_key(jax.random.key(20))
 
-        def draw(*shape):
-            return np.asarray(initializer(key, shape, jnp.float32), np.float64)
-
+    def draws(words):  # an argument, so that all is compiled as one and not evaluated operation by operation
+        key = position_key(jax.random.wrap_key_data(words, impl="threefry2x32"))
         if rank < 2:
-            small, tall, wide = draw(2), draw(8)[:2], draw(8)[:2]
-        else:
-            small, tall, wide = draw(*lead, 2, 2), draw(*lead, 8, 2)[..., :2, :], draw(*lead, 2, 8)[..., :2]
+            return initializer(key, (2,), jnp.float32), *[initializer(key, (8,), jnp.float32)[:2]] * 2
+        small, tall, wide = (initializer(key, (*lead, *shape), jnp.float32) for shape in ((2, 2), (8, 2), (2, 8)))
+        return small, tall[..., :2, :], wide[..., :2]
+
+    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        small, tall, wide = (np.asarray(draw, np.float64) for draw in jax.jit(draws)(np.array([20, 7], np.uint32)))
     if not small.any() and not tall.any() and not wide.any():
         return "constant"
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxnet.data import as_data, check_count, input_spec
 from jaxnet.search import samplers
 from jaxnet.search.lanes import run_plan
-from jaxnet.search.plan import Plan, make_plan
+from jaxnet.search.planning import Plan, make_plan
 from jaxnet.search.progress import Progress
 from jaxnet.search.result import Network, SearchResult, kept_network
 from jaxnet.search.space import Hyperparameters, Space

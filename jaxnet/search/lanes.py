@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Size
-from jaxnet.search.plan import Group, Plan
+from jaxnet.search.planning import Group, Plan
 from jaxnet.search.progress import Progress
 from jaxnet.search.space import Hyperparameters
 from jaxnet.training import Keys, Program

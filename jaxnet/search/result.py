@@ -18,7 +18,7 @@ import numpy as np
 from jaxnet.layer import Layer, Spec
 from jaxnet.ops.parameters import unpad
 from jaxnet.search.lanes import concrete
-from jaxnet.search.plan import Plan
+from jaxnet.search.planning import Plan
 from jaxnet.search.space import Hyperparameters
 from jaxnet.training import Trial
 
@@ -193,7 +193,7 @@ class SearchResult:
             makes a network of other shapes.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as stored, np.load(stored, allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes())
                 if header.get("format") != FORMAT:
                     raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")

@@ -1,0 +1,36 @@
+# make search: a random search over MNIST networks.   make test: lint, types, tests, every experiment with --quick.
+# Each makes its own .venv when there is none and installs what it needs; nothing else is wanted but Python 3.11+.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+SEARCH_FLAGS ?=
+
+.PHONY: search test lint types experiments-quick clean
+
+search: .venv/installed-experiments
+	$(BIN)/python -m experiments.mnist_random_search $(SEARCH_FLAGS)
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 -q
+	$(MAKE) --no-print-directory experiments-quick
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed-test
+	$(BIN)/basedpyright
+
+experiments-quick: .venv/installed-test
+	$(BIN)/python -m experiments.mnist_random_search --quick --output runs/quick/mnist_random_search
+	$(BIN)/python -m experiments.benchmarks.mlp_sweep --quick --output runs/quick/benchmarks
+
+# A file inside .venv remembers which extra was installed; it is made anew when the dependencies change.
+.venv/installed-%: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv .jax_cache .pytest_cache .ruff_cache runs

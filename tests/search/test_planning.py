@@ -1,0 +1,123 @@
+"""The plan: every trial is in one group, the cuts are the best ones, and its counts are those of the programs."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.search import planning
+from jaxnet.search.cost import lane_cost, structure
+from jaxnet.training import Keys, supervised
+
+X, Y = np.zeros((64, 6), np.float32), np.zeros(64, np.int32)
+KEY = jax.random.key(0)
+
+
+def trial(hp):
+    net = jn.serial(jn.dense(hp.hidden), jax.nn.relu, jn.dense(3))
+    return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(hp.rate), jn.metrics.error, batch_size=16)
+
+
+SPACE = jn.Space(rate=jn.log_uniform(1e-3, 1e-1), hidden=jn.log_integers(10, 1000), seed=jn.choice("a", "b"))
+
+
+def test_every_trial_is_in_one_group_that_can_hold_it():
+    plan = jn.search.plan(trial, SPACE, (X, Y), (X, Y), trials=100, epochs=3, key=KEY)
+    rows = jn.search.random()(SPACE, Keys.of(KEY).sampler, 100)
+    assert sorted(itertools.chain.from_iterable(group.ids for group in plan.groups)) == list(range(100))
+    assert plan.trials == 100
+    for group in plan.groups:
+        hidden = [rows[i]["hidden"] for i in group.ids]
+        assert group.sizes == {"hidden": (min(hidden), max(hidden))}
+        assert {rows[i]["seed"] for i in group.ids} == {group.static["seed"]}
+        assert group.lanes * group.chunks >= len(group.ids) and 0 <= group.waste < 1
+    text = str(plan)
+    assert "100 trials of 3 units" in text and "padding" in text and "seed=a" in text and "MiB" in text
+
+
+def test_cuts_cost_least_of_all_ways_to_cut(monkeypatch):
+    """Against brute force, with a cost that is the padded width and a compilation that costs as much as 40 units."""
+    monkeypatch.setattr(planning, "_rates", lambda: (1.0, float("inf"), 40.0))
+    widths = np.array([3, 4, 5, 9, 10, 11, 30, 31])[:, None]
+
+    def model(bounds, leasts):
+        bounds = np.asarray(bounds, float)
+        return np.stack([bounds[:, 0], *[np.ones(len(bounds))] * 3], axis=1)
+
+    def total(cuts):
+        edges = [0, *cuts, 8]
+        return sum(40 + (b - a) * widths[b - 1, 0] for a, b in itertools.pairwise(edges))
+
+    best = min((cuts for n in range(8) for cuts in itertools.combinations(range(1, 8), n)), key=total)
+    shuffled = np.random.default_rng(0).permutation(8)
+    groups = planning._cut(model, {}, ["hidden"], widths[shuffled], shuffled, 1, 10**9, None)
+    assert [group.ids.tolist() for group in groups] == [list(range(a, b)) for a, b in itertools.pairwise([0, *best, 8])]
+
+
+def test_lanes_follow_from_memory_and_chunks_are_even(monkeypatch):
+    monkeypatch.setattr(planning.jax, "default_backend", lambda: "gpu")
+    cost = np.array([1.0, 1.0, 100.0, 50.0])  # 2 * 100 carried in and out, and 50 that a step makes
+    assert planning._lanes(cost, 10, memory=10**6) == 10
+    assert planning._lanes(cost, 10, memory=250 * 9) == 5  # nine would fit, but 9 + 1 is worse than 5 + 5
+    assert planning._lanes(cost, 10, memory=3) == 1
+
+
+def test_operations_are_counted_as_by_hand():
+    program = supervised(trial, *[(jnp.asarray(X), jnp.asarray(Y))] * 2, order_key=KEY, shuffle="shared")
+    cost = lane_cost(program, structure({}, ["rate"], ["hidden"], [40], [40]), program.feed(0))
+    # Of two matmuls a step: forward, gradient of the weights, and of the second layer's inputs; each 2 m k n. Four steps
+    # of 16, then one evaluation of 64.
+    step = 2 * 16 * (2 * 6 * 40 + 3 * 40 * 3)
+    assert cost.flops == 4 * step + 2 * 64 * (6 * 40 + 40 * 3)
+    parameters = 6 * 40 + 40 + 40 * 3 + 3
+    assert parameters * 4 <= cost.carry <= parameters * 4 + 100
+
+
+def test_the_cost_model_is_exact_between_its_points():
+    many = (
+        jnp.zeros((6400, 6)),
+        jnp.zeros(6400, jnp.int32),
+    )  # so many that rounding up the number of steps hardly counts
+
+    def wide(hp):
+        net = jn.serial(jn.dense(hp.a), jax.nn.relu, jn.dense(hp.b), jax.nn.relu, jn.dense(3))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=hp.batch)
+
+    program = supervised(wide, many, many, order_key=KEY, shuffle="shared")
+    ranges = {"a": (3, 90), "b": (5, 40), "batch": (8, 64)}
+    model = planning.CostModel(program, {}, [], ranges, program.feed(0))
+    for bounds, leasts in [((50, 20, 32), (3, 5, 32)), ((90, 40, 64), (7, 7, 16)), ((10, 39, 16), (10, 39, 8))]:
+        expected = lane_cost(program, structure({}, [], list(ranges), bounds, leasts), program.feed(0))
+        np.testing.assert_allclose(model(np.array([bounds]), np.array([leasts]))[0], expected, rtol=0.03)
+
+
+def test_the_number_of_programs_is_that_of_the_groups():
+    """A count that doesn't depend on the machine: two programs a group, however many trials and epochs."""
+    compiled = []
+
+    def count(event, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    plan = jn.search.plan(trial, SPACE, (X, Y), (X, Y), trials=20, epochs=2, key=KEY)
+    jn.random_search(trial, SPACE, (X, Y), (X, Y), trials=20, epochs=2, key=KEY, keep=0)  # small helpers compile here
+    jax.monitoring.register_event_duration_secs_listener(lambda event, duration, **k: count(event))
+    try:
+        jn.random_search(trial, SPACE, (X, Y), (X, Y), trials=20, epochs=2, key=KEY, keep=0)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(compiled) == 2 * len(plan.groups)
+
+
+def test_a_size_wants_a_batch_that_fits():
+    space = jn.Space(batch=jn.integers(60, 70))
+
+    def big(hp):
+        return jn.Trial(jn.dense(3), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=hp.batch)
+
+    with pytest.raises(ValueError, match="batch_size is .*only 64 training examples; try batch_size=64"):
+        jn.search.plan(big, space, (X, Y), (X, Y), trials=30, epochs=1, key=KEY)

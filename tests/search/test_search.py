@@ -1,0 +1,254 @@
+"""The search: its lanes are trials trained alone, whatever the chunks, the order and the neighbours."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+
+EPOCHS = 3
+
+
+def problem(examples=90, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(3, size=examples)
+    centres = np.random.default_rng(9).normal(size=(3, 5)) * 1.5
+    return (centres[labels] + generator.normal(size=(examples, 5))).astype(np.float32), labels.astype(np.int32)
+
+
+TRAIN, VALIDATION = problem(), problem(40, seed=1)
+
+SPACE = jn.Space(
+    rate=jn.log_uniform(1e-2, 1e-1),
+    momentum=jn.uniform(0.0, 0.9),
+    l2=jn.log_uniform(1e-6, 1e-1),
+    drop=jn.uniform(0.0, 0.5),
+    hidden=jn.log_integers(2, 24),
+    batch=jn.integers(7, 30),
+    activation=jn.choice(jax.nn.relu, jax.nn.sigmoid),
+)
+
+
+def trial(hp):
+    return jn.Trial(
+        net=jn.serial(jn.dense(hp.hidden), hp.activation, jn.dropout(hp.drop), jn.dense(3)),
+        loss=jn.losses.softmax_cross_entropy,
+        penalty=jn.losses.l2(hp.l2),
+        optimizer=optax.sgd(hp.rate, momentum=hp.momentum),
+        metric=jn.metrics.error,
+        batch_size=hp.batch,
+    )
+
+
+def search(trials=12, **options):
+    options = {"epochs": EPOCHS, "key": jax.random.key(3)} | options
+    with jax.default_matmul_precision("highest"):
+        return jn.random_search(trial, SPACE, TRAIN, VALIDATION, trials=trials, **options)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return search(keep=3)
+
+
+def same(a, b, rtol=1e-4):
+    for name in a.history:
+        np.testing.assert_allclose(a.history[name], b.history[name], rtol=rtol, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("shuffle", ["shared", "own"])
+def test_a_lane_equals_fit_of_the_same_trial(shuffle, result):
+    searched = result if shuffle == "shared" else search(4, shuffle=shuffle)
+    for i in range(4):
+        alone = trial(searched.hyperparameters(i))
+        assert isinstance(searched.hyperparameters(i).hidden, int)
+        fitted = jn.fit(alone, TRAIN, VALIDATION, epochs=EPOCHS, key=jax.random.key(3), trial_id=i, shuffle=shuffle)
+        for name, curve in fitted.curve.items():
+            np.testing.assert_allclose(searched.history[name][i], curve, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_first_trials_of_a_long_search_are_those_of_a_short_one(result):
+    short = search(5)
+    for name in short.names:
+        assert short.table[name].tolist() == result.table[name][:5].tolist()
+    np.testing.assert_allclose(short.curves, result.curves[:5], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 5])
+def test_chunks_change_nothing_and_lose_no_trial(lanes, result):
+    """With 4 or 5 lanes the last chunk isn't full."""
+    chunked = search(lanes=lanes)
+    assert {group.lanes for group in chunked.plan.groups} <= set(range(1, lanes + 1))
+    assert sorted(np.concatenate([group.ids for group in chunked.plan.groups])) == list(range(12))
+    same(chunked, result)
+
+
+def test_permuting_trials_permutes_results(result):
+    """A sampler that proposes the same configurations backwards, with streams that don't depend on the trial's id."""
+    configurations = [{k: v for k, v in result.hyperparameters(i).items()} for i in range(6)]
+    for configuration in configurations:
+        configuration["drop"] = 0.0
+
+    def run(order):
+        return jn.search.run(
+            fixed_start, SPACE, TRAIN, VALIDATION, epochs=2, key=jax.random.key(0),
+            sampler=lambda space, key, trials: [configurations[i] for i in order],
+        )  # fmt: skip
+
+    def fixed_start(hp):
+        made = trial(hp)
+        start = jax.random.key(5)  # all trials draw the same initial weights, so that only the configuration matters
+        net = jn.Layer(lambda key, spec: made.net.init(start, spec), made.net.apply)
+        return jn.Trial(net, made.loss, made.optimizer, made.metric, made.penalty, made.batch_size)
+
+    forwards, order = run(range(6)), [4, 0, 5, 2, 1, 3]
+    np.testing.assert_allclose(run(order).curves, forwards.curves[order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_diverging_lane_changes_no_other_and_is_never_best():
+    space = jn.Space(rate=jn.choice(0.05, 0.1, 1e30), hidden=jn.integers(2, 6))
+
+    def poisoned(hp):
+        return jn.Trial(
+            net=jn.serial(jn.dense(hp.hidden), jnp.tanh, jn.dense(3)), loss=jn.losses.softmax_cross_entropy,
+            optimizer=optax.sgd(hp.rate), metric=jn.metrics.error, penalty=jn.losses.l2(0.1), batch_size=30,
+        )  # fmt: skip
+
+    def run(rates, ids):
+        rows = [{"rate": rate, "hidden": 4} for rate in rates]
+        return jn.search.run(
+            poisoned, space, TRAIN, VALIDATION, epochs=4, key=jax.random.key(0), sampler=lambda *_: rows, lanes=ids
+        )
+
+    calm, mixed = run([0.05, 0.1, 0.1, 0.05], 4), run([0.05, 1e30, 0.1, 0.05], 4)
+    assert mixed.table["status"].tolist() == ["completed", "diverged", "completed", "completed"]
+    np.testing.assert_array_equal(mixed.curves[[0, 2, 3]], calm.curves[[0, 2, 3]])  # to the last bit: same lane width
+    step = mixed.table["diverged"][1]
+    assert 0 <= step < 12 and mixed.table["units"][1] == step // 3
+    assert np.isnan(mixed.curves[1, step // 3 :]).all() and np.isnan(mixed.table["score"][1])
+    assert mixed.best["id"] != 1 and [row["id"] for row in mixed.ranked()].count(1) == 0
+    alone = jn.fit(poisoned(jn.hp(rate=1e30, hidden=4)), TRAIN, VALIDATION, epochs=4, key=jax.random.key(0), trial_id=1)
+    assert alone.diverged == step
+    with pytest.raises(ValueError, match="all 2 trials diverged; try lower learning rates"):
+        _ = run([1e30, 1e30], 2).best
+
+
+def test_sizes_of_a_batch_count_every_example_once():
+    """Lanes of different batch sizes share a program; with a rate of zero each one's mean loss is that of all data."""
+    space = jn.Space(batch=jn.integers(1, 90))
+    rows = [{"batch": n} for n in (1, 2, 7, 29, 30, 45, 64, 89, 90)]
+
+    def still(hp):
+        key_free = jn.Layer(lambda key, spec: jn.dense(3).init(jax.random.key(1), spec), jn.dense(3).apply)
+        return jn.Trial(
+            key_free, jn.losses.softmax_cross_entropy, optax.sgd(0.0), jn.metrics.error, batch_size=hp.batch
+        )
+
+    result = jn.search.run(
+        still, space, TRAIN, VALIDATION, epochs=1, key=jax.random.key(0), sampler=lambda *_: rows, lanes=9
+    )
+    np.testing.assert_allclose(result.table["train_loss"], result.table["train_loss"][0], rtol=1e-5)
+
+
+def test_any_optax_transformation_with_traced_settings():
+    space = jn.Space(
+        rate=jn.log_uniform(1e-3, 1e-2), b1=jn.uniform(0.5, 0.95), decay=jn.log_uniform(1e-5, 1e-2),
+        clip=jn.uniform(0.1, 1.0), eps=jn.log_uniform(1e-8, 1e-3),
+    )  # fmt: skip
+
+    def adamw(hp):
+        schedule = optax.cosine_decay_schedule(hp.rate, 20)
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(hp.clip), optax.adamw(schedule, b1=hp.b1, eps=hp.eps, weight_decay=hp.decay)
+        )
+        return jn.Trial(jn.dense(3), jn.losses.softmax_cross_entropy, optimizer, jn.metrics.error, batch_size=30)
+
+    result = jn.random_search(adamw, space, TRAIN, VALIDATION, trials=3, epochs=2, key=jax.random.key(0))
+    fitted = jn.fit(adamw(result.hyperparameters(1)), TRAIN, VALIDATION, epochs=2, key=jax.random.key(0), trial_id=1)
+    np.testing.assert_allclose(result.curves[1], fitted.curve["validation_error"], rtol=1e-5)
+    np.testing.assert_allclose(result.history["train_loss"][1], fitted.curve["train_loss"], rtol=1e-5)
+
+
+def test_grid_search_over_static_values():
+    space = jn.Space(depth=jn.choice(0, 1, 2), rate=jn.log_uniform(1e-3, 1e-1))
+
+    def deep(hp):
+        layers = [layer for _ in range(hp.depth) for layer in (jn.dense(4), jnp.tanh)]
+        net = jn.serial(*layers, jn.dense(3))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(hp.rate), jn.metrics.error, batch_size=30)
+
+    result = jn.search.run(
+        deep, space, TRAIN, VALIDATION, epochs=1, key=jax.random.key(0), sampler=jn.search.grid({"rate": 3})
+    )
+    assert len(result) == 9 and len(result.plan.groups) == 3
+    assert {len(result.network(i).params) for i in range(9)} == {1, 3, 5}
+
+
+def test_a_program_of_ones_own():
+    """Noisy gradient descent on (x - 3)^2: the minimum, the freezing of what diverges, and streams of each trial's own."""
+    draws = jn.search.Program(
+        init=lambda hp, key: {"x": jnp.zeros(()), "noise": jnp.zeros(())},
+        advance=lambda hp, carry, key: {
+            "x": carry["x"] - hp.rate * 2 * (carry["x"] - 3),
+            "noise": jax.random.normal(key),
+        },
+        evaluate=lambda hp, carry: {"score": (carry["x"] - 3) ** 2, "noise": carry["noise"], "x": carry["x"]},
+    )
+    space = jn.Space(rate=jn.choice(0.25, 0.5, 1e20))
+    rows = [{"rate": rate} for rate in (0.25, 0.5, 1e20, 0.25)]
+    result = jn.search.run(draws, space, epochs=6, key=jax.random.key(0), sampler=lambda *_: rows)
+    np.testing.assert_allclose(result.curves[0], 9 * 0.25 ** np.arange(1, 7), rtol=1e-5)  # (1 - 2 rate)^2 = 1/4 a unit
+    assert result.best["id"] == 1 and result.best["score"] == 0
+    assert result.table["status"].tolist() == ["completed", "completed", "diverged", "completed"]
+    assert len(np.unique(result.history["noise"][[0, 1, 3]])) == 18  # every trial and unit has a draw of its own
+    assert result.network()["x"] == 3
+    with pytest.raises(ValueError, match='must return a dict with a "score"'):
+        jn.search.run(
+            draws._replace(evaluate=lambda hp, carry: {"loss": carry["x"]}), space, epochs=1, key=jax.random.key(0),
+            trials=1,
+        )  # fmt: skip
+
+
+def test_two_trials_draw_different_weights_and_the_same_trial_the_same(result):
+    again = search()
+    np.testing.assert_array_equal(again.curves, result.curves)
+    space = jn.Space(hidden=jn.choice(8.0, 8.0))
+    twins = jn.random_search(
+        lambda hp: jn.Trial(jn.dense(3), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=30),
+        space, TRAIN, VALIDATION, trials=2, epochs=1, key=jax.random.key(0),
+    )  # fmt: skip
+    assert twins.curves[0] != twins.curves[1]
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_compiled(key):
+    arguments = {"trials": 2, "epochs": 1, "key": key}
+    with pytest.raises(ValueError, match="trials must be at least 1, got 0"):
+        jn.random_search(trial, SPACE, TRAIN, VALIDATION, **arguments | {"trials": 0})
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        jn.random_search(trial, SPACE, TRAIN, VALIDATION, **arguments | {"epochs": 0})
+    with pytest.raises(ValueError, match="needs train and validation"):
+        jn.random_search(trial, SPACE, TRAIN, **arguments)
+    with pytest.raises(AttributeError, match="no hyperparameter 'units'; the space has hidden"):
+        jn.random_search(lambda hp: trial(jn.hp(hidden=hp.units)), jn.Space(hidden=jn.integers(1, 9)), TRAIN, VALIDATION,
+                         **arguments)  # fmt: skip
+    with pytest.raises(ValueError, match=r"targets\[.*\] is 3"):
+        jn.random_search(trial, SPACE, TRAIN, (VALIDATION[0], VALIDATION[1] + 1), **arguments)
+    with pytest.raises(ValueError, match="batch_size is .*only 5 training examples"):
+        jn.random_search(trial, SPACE, (TRAIN[0][:5], TRAIN[1][:5]), VALIDATION, **arguments)
+    with pytest.raises(TypeError, match="expected a jn.Space as the second argument"):
+        jn.random_search(trial, {"hidden": jn.integers(1, 9)}, TRAIN, VALIDATION, **arguments)
+    with pytest.raises(TypeError, match="expected a function from hyperparameters"):
+        jn.random_search("trial", SPACE, TRAIN, VALIDATION, **arguments)
+    with pytest.raises(TypeError, match="hyperparameter 'depth' was used where Python needs an integer.*static=True"):
+        jn.random_search(
+            lambda hp: jn.Trial(jn.serial(*[jn.dense(3)] * (1 if isinstance(hp.depth, int) else len(range(hp.depth)))),
+                                jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=8),
+            jn.Space(depth=jn.integers(1, 3)), TRAIN, VALIDATION, **arguments,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="same names.*train_loss"):
+        jn.random_search(
+            lambda hp: jn.Trial(jn.dense(3), jn.losses.softmax_cross_entropy, optax.sgd(hp.train_loss), batch_size=8),
+            jn.Space(train_loss=jn.uniform(0, 1)), TRAIN, VALIDATION, **arguments,
+        )  # fmt: skip

@@ -1,0 +1,114 @@
+"""Spaces: what values occur, how often, and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+
+import jaxnet as jn
+
+BELOW_ONE = np.nextafter(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "distribution, low, high",
+    [
+        (jn.uniform(-2, 3), -2, 3),
+        (jn.log_uniform(1e-6, 1e-1), 1e-6, 1e-1),
+        (jn.integers(3, 7), 3, 7),
+        (jn.log_integers(10, 1000), 10, 1000),
+        (jn.integers(-3, 3, static=True), -3, 3),
+    ],
+)
+def test_both_ends_occur_and_nothing_lies_beyond(distribution, low, high):
+    assert distribution.value(0.0) == low
+    assert math.isclose(distribution.value(BELOW_ONE), high, rel_tol=1e-9)
+    values = [distribution.value(u) for u in np.linspace(0, BELOW_ONE, 5001)]
+    assert min(values) >= low and max(values) <= high
+    assert values == sorted(values)
+    if distribution.count is not None and distribution.count < 100:
+        assert set(values) == set(range(low, high + 1))
+
+
+def test_log_integers_have_their_stated_probabilities():
+    # P(n) = log((n + 1) / n) / log((high + 1) / low), so P(n <= k) = log((k + 1) / low) / log((high + 1) / low).
+    points = (np.arange(200_000) + 0.5) / 200_000
+    values = np.array([jn.log_integers(10, 1000).value(u) for u in points])
+    for k in (10, 11, 99, 500, 999, 1000):
+        expected = math.log((k + 1) / 10) / math.log(1001 / 10)
+        assert abs((values <= k).mean() - expected) < 1e-4
+
+
+def test_log_uniform_is_uniform_in_the_logarithm():
+    values = np.array([jn.log_uniform(1e-3, 1e-1).value(u) for u in np.linspace(0, 1, 11)])
+    np.testing.assert_allclose(np.diff(np.log10(values)), 0.2, rtol=1e-9)
+
+
+def test_kinds_say_what_is_fused_and_what_is_compiled():
+    kinds = {
+        jn.uniform(0, 1): "float",
+        jn.log_integers(1, 9): "size",
+        jn.log_integers(1, 9, static=True): "static",
+        jn.choice(0.0, 1.0): "float",
+        jn.choice(0, 0.5): "float",
+        jn.choice(16, 32): "static",
+        jn.choice(16, 32, static=False): "size",
+        jn.choice("relu", "tanh"): "static",
+        jn.choice(True, False): "static",
+        jn.choice(0.0, 1.0, static=True): "static",
+    }
+    assert [distribution.kind for distribution in kinds] == list(kinds.values())
+
+
+def test_an_entry_may_depend_on_earlier_ones():
+    space = jn.Space(k2=jn.integers(10, 60), k1=lambda hp: jn.integers(5, hp.k2))
+    for u in np.random.default_rng(0).random((200, 2)):
+        configuration = space.configuration(u)
+        assert 5 <= configuration["k1"] <= configuration["k2"] <= 60
+    assert space.configuration([0.0, BELOW_ONE]) == {"k2": 10, "k1": 10}
+
+
+def test_hyperparameters_name_what_is_missing_and_what_is_there():
+    hp = jn.hp(learning_rate=0.1, hidden=3)
+    assert (hp.learning_rate, hp["hidden"], dict(hp)) == (0.1, 3, {"learning_rate": 0.1, "hidden": 3})
+    with pytest.raises(AttributeError, match="no hyperparameter 'units'; the space has learning_rate, hidden"):
+        _ = hp.units
+    with pytest.raises(KeyError, match="no hyperparameter 'units'"):
+        hp["units"]
+    with pytest.raises(AttributeError, match="can't be changed"):
+        hp.hidden = 4
+
+
+@pytest.mark.parametrize(
+    "make, kind, message",
+    [
+        (
+            lambda: jn.uniform(2, 1),
+            ValueError,
+            r"uniform\(2, 1\): low must not be above high; did you mean uniform\(1, 2\)",
+        ),
+        (lambda: jn.log_uniform(0, 1), ValueError, r"low must be positive, got 0: a logarithmic scale has no zero"),
+        (lambda: jn.log_uniform(-1, 1), ValueError, r"low must be positive, got -1"),
+        (lambda: jn.log_integers(0, 9), ValueError, r"low must be positive, got 0"),
+        (lambda: jn.integers(0, 9), ValueError, r"a size is at least 1; use static=True"),
+        (lambda: jn.integers(1.5, 9), TypeError, r"both ends must be integers, got 1.5"),
+        (lambda: jn.uniform("a", 1), TypeError, r"both ends must be numbers, got 'a'"),
+        (lambda: jn.uniform(True, 1), TypeError, r"both ends must be numbers, got True"),
+        (lambda: jn.uniform(0, math.inf), ValueError, r"must be finite, got inf"),
+        (lambda: jn.choice(), ValueError, r"at least one value"),
+        (lambda: jn.choice([1], [2]), TypeError, r"can't be hashed; try a tuple"),
+        (lambda: jn.choice("a", static=False), ValueError, r"only numbers can differ within one program"),
+        (lambda: jn.Space(), ValueError, r"at least one hyperparameter"),
+        (lambda: jn.Space(rate=0.1), TypeError, r"rate must be a distribution.*for a fixed value try jn.choice\(0.1\)"),
+        (lambda: jn.Space(score=jn.uniform(0, 1)), ValueError, r"'score' is a column of the results"),
+        (
+            lambda: jn.Space(a=lambda hp: 3).configuration([0.5]),
+            TypeError,
+            r"function for a must return a distribution",
+        ),
+        (lambda: jn.Space(a=jn.uniform(0, 1)).configuration([0.5, 0.5]), ValueError, r"1 coordinates"),
+    ],
+)
+def test_spaces_that_make_no_sense_are_refused(make, kind, message):
+    with pytest.raises(kind, match=message):
+        make()

@@ -1,0 +1,240 @@
+"""Training: the pure epoch against a plain loop in NumPy, masks, stop rules, and what is refused before it starts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.data import as_data, feeder
+from jaxnet.training import Keys
+
+
+def problem(examples=50, features=4, classes=3, seed=0):
+    """Classes that a linear network separates: inputs float32 [examples, features], labels int32."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(classes, features)) * 2
+    labels = generator.integers(classes, size=examples)
+    return (centres[labels] + generator.normal(size=(examples, features))).astype(np.float32), labels.astype(np.int32)
+
+
+def linear(**options):
+    options = {"optimizer": optax.sgd(0.1), "batch_size": 16, "metric": jn.metrics.error} | options
+    return jn.Trial(net=jn.dense(3), loss=jn.losses.softmax_cross_entropy, **options)
+
+
+def softmax_regression(train, order, batch_size, rate, l2, params):
+    """One epoch of gradient descent in float64 NumPy: new weights, and the mean loss over the examples as they came."""
+    x, y = train[0].astype(np.float64), train[1]
+    w, b, total = params["w"].astype(np.float64), params["b"].astype(np.float64), 0.0
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        logits = x[rows] @ w + b
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        total -= np.log(p[np.arange(len(rows)), y[rows]]).sum()
+        delta = (p - np.eye(3)[y[rows]]) / len(rows)
+        w, b = w - rate * (x[rows].T @ delta + l2 * w), b - rate * delta.sum(axis=0)
+    return {"w": w, "b": b}, total / len(order)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 50])
+def test_epoch_equals_a_loop_in_numpy_to_the_last_partial_batch(batch_size, key):
+    train = problem()
+    trial = linear(batch_size=batch_size, optimizer=optax.sgd(0.05), penalty=jn.losses.l2(0.3))
+    fitted = jn.fit(trial, train, epochs=2, key=key)
+    params = jax.device_get(jn.dense(3).init(Keys.of(key).init(0), (4,))[0])
+    for epoch in range(2):
+        order = np.asarray(feeder(as_data(train, "train"), None, Keys.of(key).order, "shared")(epoch)["order"])
+        assert sorted(order) == list(range(50))
+        params, loss = softmax_regression(train, order, batch_size, 0.05, 0.3, params)
+        np.testing.assert_allclose(fitted.curve["train_loss"][epoch], loss, rtol=1e-5)
+    np.testing.assert_allclose(fitted.params["w"], params["w"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(fitted.params["b"], params["b"], rtol=1e-4, atol=1e-6)
+
+
+def test_measures_are_means_over_all_examples(key):
+    train, validation = problem(), problem(1234, seed=1)  # more than one evaluation batch, and not a multiple
+    trial = linear()
+    fitted = jn.fit(trial, train, validation, epochs=1, key=key)
+    outputs = validation[0] @ np.asarray(fitted.params["w"]) + np.asarray(fitted.params["b"])
+    wrong = (outputs.argmax(axis=1) != validation[1]).mean()
+    measured = jn.evaluate(trial, fitted.params, fitted.state, validation)
+    np.testing.assert_allclose(measured["error"], wrong, rtol=1e-6)
+    np.testing.assert_allclose(fitted.curve["validation_error"], [wrong], rtol=1e-6)
+    np.testing.assert_allclose(fitted.curve["validation_loss"], [measured["loss"]], rtol=1e-5)
+    np.testing.assert_allclose(jn.predict(trial.net, *fitted[:2], validation[0], batch_size=100), outputs, rtol=1e-4)
+
+
+def test_pixels_stay_bytes_until_a_batch_is_made(key):
+    images = np.arange(6 * 4, dtype=np.uint8).reshape(6, 2, 2, 1) * 10
+    data = as_data((images, np.zeros(6, int)), "train")
+    assert data[0].dtype == jnp.uint8
+    net = jn.serial(jn.flatten, jn.dense(3))
+    params, state, _ = net.init(key, (2, 2, 1))
+    expected, _ = net.apply(params, state, images.astype(np.float32) / 255)
+    np.testing.assert_allclose(jn.predict(net, params, state, images), expected, rtol=1e-6)
+    trial = jn.Trial(net=net, loss=jn.losses.softmax_cross_entropy, optimizer=optax.sgd(0.1), batch_size=4)
+    as_bytes = jn.fit(trial, (images, np.zeros(6, int)), epochs=2, key=key)
+    as_floats = jn.fit(trial, (images.astype(np.float32) / 255, np.zeros(6, int)), epochs=2, key=key)
+    np.testing.assert_allclose(as_bytes.curve["train_loss"], as_floats.curve["train_loss"], rtol=1e-6)
+
+
+def test_data_are_arguments_of_the_compiled_epoch_not_constants(key):
+    train = as_data(problem(4000), "train")
+    program = jn.training.supervised(lambda hp: linear(), train, None, order_key=key, shuffle="shared")
+    carry = jax.eval_shape(program.init, (), key)
+    lowered = jax.jit(lambda c, k, f: program.advance((), c, k, f)).lower(carry, key, program.feed(0))
+    assert len(lowered.as_text()) < 200_000  # the inputs alone would be 4000 * 4 numbers
+    assert "tensor<4000x4xf32>" in lowered.as_text()  # they come in by the door
+
+
+def test_stop_at_a_target_and_by_patience(key):
+    train = problem(60)
+    reached = jn.fit(linear(), train, epochs=200, key=key, stop=jn.target(train_error=0.2))
+    assert len(reached.curve["train_error"]) < 200
+    assert reached.curve["train_error"][-1] <= 0.2 < reached.curve["train_error"][:-1].min(initial=1)
+    curve = jn.fit(linear(optimizer=optax.sgd(0.0)), train, train, epochs=50, key=key, stop=jn.patience(3)).curve
+    assert len(curve["validation_loss"]) == 4  # the first epoch is the lowest, three more bring nothing new
+    with pytest.raises(ValueError, match=r"no measure 'validation_error'.*train_error"):
+        jn.fit(linear(), train, epochs=2, key=key, stop=jn.target(validation_error=0))
+
+
+def test_more_seeds_compile_nothing(key):
+    trial, train = linear(), problem()
+    jn.fit(trial, train, epochs=1, key=key)
+    first = jn.training._compiled(trial, jn.data.input_spec(jnp.asarray(train[0])), 50, None, "shared")
+    second = jn.training._compiled(trial, jn.data.input_spec(jnp.asarray(train[0])), 50, None, "shared")
+    assert first is second
+    sizes = [function._cache_size() for function in first]
+    jn.fit(trial, train, epochs=3, key=jax.random.key(99))
+    assert [function._cache_size() for function in first] == sizes
+
+
+def test_augment_acts_in_training_only_and_draws_anew_each_step(key):
+    seen = []
+
+    def augment(key, inputs):
+        seen.append(inputs.shape)
+        return inputs + jax.random.normal(key, inputs.shape)
+
+    train = problem()
+    frozen = {"optimizer": optax.sgd(0.0), "batch_size": 50}
+    plain = jn.fit(linear(**frozen), train, train, epochs=2, key=key)
+    noisy = jn.fit(linear(**frozen, augment=augment), train, train, epochs=2, key=key)
+    assert set(seen) == {(50, 4)}
+    np.testing.assert_allclose(noisy.curve["validation_loss"], plain.curve["validation_loss"], rtol=1e-6)
+    assert len({*noisy.curve["train_loss"], *plain.curve["train_loss"].round(5)}) >= 3
+
+
+@pytest.mark.parametrize("epoch_of_trouble", [0, 1])
+def test_a_diverging_trial_is_frozen_at_its_step_with_its_last_finite_parameters(epoch_of_trouble, key):
+    x, y = problem(48)
+    # The loss of example 17 becomes infinite once training has passed so many steps: the schedule blows the weights up.
+    trouble = 3 * epoch_of_trouble + 1
+    trial = linear(optimizer=optax.sgd(lambda count: jnp.where(count == trouble, jnp.inf, 0.1)))
+    fitted = jn.fit(trial, (x, y), (x, y), epochs=5, key=key)
+    assert fitted.diverged == trouble  # steps count from 0; three steps an epoch
+    assert len(fitted.curve["train_loss"]) == epoch_of_trouble + 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted.params))
+    calm = linear(optimizer=optax.sgd(lambda count: jnp.where(count >= trouble, 0.0, 0.1)))
+    expected = jn.fit(calm, (x, y), epochs=epoch_of_trouble + 1, key=key)
+    np.testing.assert_array_equal(fitted.params["w"], expected.params["w"])
+
+
+def test_shuffle_own_and_shared_see_every_example_once(key):
+    """With a rate so small that nothing moves, an epoch's mean loss is that of all data, whatever the order."""
+    train = problem()
+    losses = [
+        jn.fit(linear(optimizer=optax.sgd(0.0), batch_size=8), train, epochs=1, key=key, shuffle=s).curve["train_loss"]
+        for s in ("shared", "own")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_inputs_may_be_trees(key):
+    x, y = problem()
+    net = jn.Layer(
+        init=lambda key, spec: (jn.dense(3).init(key, spec["a"])[0], (), jn.Spec((3,))),
+        apply=lambda params, state, x, *, key=None, train=False: jn.dense(3).apply(params, state, x["a"] + x["b"]),
+    )
+    trial = jn.Trial(net=net, loss=jn.losses.softmax_cross_entropy, optimizer=optax.sgd(0.1), batch_size=16)
+    inputs = {"a": x - 1, "b": np.ones_like(x)}
+    fitted = jn.fit(trial, (inputs, y), epochs=1, key=key)
+    plain = jn.fit(linear(metric=None), (x, y), epochs=1, key=key)
+    np.testing.assert_allclose(fitted.curve["train_loss"], plain.curve["train_loss"], rtol=1e-5)
+    assert jn.predict(net, fitted.params, (), inputs).shape == (50, 3)
+
+
+def test_optimisers_that_want_the_loss_get_it(key):
+    """Polyak's step size reads the loss, optax's reduce-on-plateau too; both are ordinary transformations here."""
+    train = problem()
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1))
+    assert np.isfinite(jn.fit(linear(optimizer=optimizer), train, epochs=2, key=key).curve["train_loss"]).all()
+    polyak = jn.fit(linear(optimizer=optax.polyak_sgd(0.1)), train, epochs=5, key=key).curve["train_loss"]
+    assert polyak[-1] < polyak[0]
+
+
+X, Y = problem()
+BAD_DATA = {
+    "no pair": (X, TypeError, r"train: expected a pair \(inputs, targets\), got an array of shape \(50, 4\)"),
+    "lengths": ((X, Y[:-1]), ValueError, r"train: 50 inputs but 49 targets"),
+    "empty": ((X[:0], Y[:0]), ValueError, r"at least one example.*\(0, 4\)"),
+    "nan": ((np.where(np.arange(4) == 2, np.nan, X), Y), ValueError, r"50 entries are NaN.*\[0, 2\].*nan_to_num"),
+    "text": ((np.array([["a"]] * 50), Y), TypeError, r"expected numbers, got dtype <U1"),
+    "labels of floats": ((X, Y.astype(np.float32)), TypeError, r"must be integers, got float32.*astype\(int\)"),
+    "labels too high": ((X, Y + 1), ValueError, r"in \[0, 3\).*is 3\..*targets - 1.*4 outputs"),
+    "labels too low": ((X, Y - 1), ValueError, r"in \[0, 3\).*is -1"),
+    "labels of rank 2": (
+        (X, Y[:, None]),
+        ValueError,
+        r"want integer labels \(2,\).*got targets \(2, 1\).*targets\[..., 0\]",
+    ),
+    "rank": ((X[:, 0], Y), ValueError, r"dense|at least 1 axis.*expand_dims"),
+    "fewer than a batch": ((X[:9], Y[:9]), ValueError, r"batch_size is 16, but there are only 9.*batch_size=9"),
+}
+
+
+@pytest.mark.parametrize("data, kind, message", BAD_DATA.values(), ids=BAD_DATA.keys())
+def test_bad_data_are_refused_with_a_way_out(data, kind, message, key):
+    with pytest.raises(kind, match=message):
+        jn.fit(linear(), data, epochs=1, key=key)
+
+
+def test_bad_arguments_are_refused_with_a_way_out(key):
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        jn.fit(linear(), problem(), epochs=0, key=key)
+    with pytest.raises(TypeError, match="expected a single key such as jax.random.key"):
+        jn.fit(linear(), problem(), epochs=1, key=0)
+    with pytest.raises(ValueError, match='shuffle must be "shared" or "own"'):
+        jn.fit(linear(), problem(), epochs=1, key=key, shuffle="none")
+    with pytest.raises(TypeError, match="hyperparameter 'batch' was used where Python needs an integer.*static=True"):
+        jn.fit(linear(batch_size=jn.Size(16, 8, "batch")), problem(), epochs=1, key=key)
+    with pytest.raises(TypeError, match=r"Trial: optimizer must be an optax transformation.*got 0.1"):
+        linear(optimizer=0.1)
+    with pytest.raises(TypeError, match="Trial: penalty must be a function, got 0.1"):
+        linear(penalty=0.1)
+    with pytest.raises(ValueError, match="Trial: batch_size must be at least 1, got 0"):
+        linear(batch_size=0)
+    with pytest.raises(ValueError, match=r"expected x of shape \[batch, ..., 4\]"):
+        jn.predict(jn.dense(3), {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}, (), X[:, :3])
+    mean_loss = jn.Trial(net=jn.dense(3), loss=lambda o, t: jnp.mean(o), optimizer=optax.sgd(0.1), batch_size=16)
+    with pytest.raises(ValueError, match=r"loss '<lambda>' must return one number for each example"):
+        jn.fit(mean_loss, problem(), epochs=1, key=key)
+    with pytest.raises(ValueError, match="last layer has a Size"):
+        jn.fit(
+            jn.Trial(jn.dense(jn.Size(4, 3, "classes")), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=4),
+            problem(), epochs=1, key=key,
+        )  # fmt: skip
+
+
+def test_integers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="don't fit int32.*jax_enable_x64"):
+        as_data((np.array([[2**40]]), np.array([0])), "train")
+
+
+def test_older_keys_are_taken_and_give_the_same_numbers(key):
+    raw = jax.random.PRNGKey(0)
+    curves = [jn.fit(linear(), problem(), epochs=1, key=k).curve["train_loss"] for k in (raw, jax.random.key(0))]
+    np.testing.assert_array_equal(*curves)
