@@ -378,8 +378,10 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         return _where((carry.diverged < 0) & valid[0], stepped, carry)
 
     def healthy(carry):
-        # A sum is finite only if all its terms are, and is one pass over the parameters.
-        return jnp.isfinite(sum(map(jnp.sum, _floats((carry.params, carry.state))), start=carry.totals["loss"]))
+        # A sum is finite only if all its terms are, and is one pass over the parameters; in float32, which holds the
+        # sum of any float16 numbers.
+        sums = [jnp.sum(leaf, dtype=jnp.promote_types(leaf.dtype, "float32")) for leaf in _floats(carry[:2])]
+        return jnp.isfinite(sum(sums, start=carry.totals["loss"]))
 
     def freeze(carry, index):
         return carry._replace(diverged=carry.step)

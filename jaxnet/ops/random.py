@@ -7,11 +7,12 @@ and drops the same units, whatever the bound of the arrays that it lives in.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend import random as extend_random
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
@@ -104,16 +105,20 @@ def _random_bits(data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax
     return high.astype(f"uint{bit_width}")
 
 
-# As an implementation of JAX's keys, it serves every initialiser that draws its entries independently.
-_POSITION = extend_random.define_prng_impl(
-    key_shape=(2,),
-    seed=lambda seed: jax.random.key_data(jax.random.key(seed, impl="threefry2x32")),
-    split=lambda data, shape: jax.random.key_data(jax.random.split(_threefry(data), shape)),
-    random_bits=_random_bits,
-    fold_in=lambda data, number: jax.random.key_data(jax.random.fold_in(_threefry(data), number)),
-    name="jaxnet_position",
-    tag="jnp",
-)
+@functools.cache
+def _position_implementation():
+    """As an implementation of JAX's keys, the hash serves every initialiser that draws its entries independently."""
+    from jax.extend import random as extend_random  # imported when used: it is slow
+
+    return extend_random.define_prng_impl(
+        key_shape=(2,),
+        seed=lambda seed: jax.random.key_data(jax.random.key(seed, impl="threefry2x32")),
+        split=lambda data, shape: jax.random.key_data(jax.random.split(_threefry(data), shape)),
+        random_bits=_random_bits,
+        fold_in=lambda data, number: jax.random.key_data(jax.random.fold_in(_threefry(data), number)),
+        name="jaxnet_position",
+        tag="jnp",
+    )
 
 
 def position_key(key: jax.Array) -> jax.Array:
@@ -124,4 +129,4 @@ def position_key(key: jax.Array) -> jax.Array:
     True
     """
     words = lax.reduce_xor(jax.random.key_data(key).reshape(-1, 2), axes=(0,))
-    return jax.random.wrap_key_data(words, impl=_POSITION)
+    return jax.random.wrap_key_data(words, impl=_position_implementation())

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from jaxnet.layer import Size
 from jaxnet.ops.scan import repetitions
@@ -50,8 +49,8 @@ class CostModel:
     """Costs as a function of sizes, from a few traced points.
 
     The work of a step is a polynomial of degree two in the widths, since a weight lies between two of them; where a
-    size sets the number of steps (a batch size), everything is also divided by the smallest value of the group. As
-    many points are traced as that has coefficients, so the model is exact up to rounding of step counts.
+    size sets the number of steps (a batch size), everything may also grow with its bound and shrink with its smallest
+    value. As many points are traced as that has coefficients, so the model is exact up to rounding of step counts.
     """
 
     def __init__(
@@ -69,9 +68,9 @@ class CostModel:
             and self._trace(self.highest, np.where(np.arange(len(self.names)) == i, lowest, self.highest)) != top
         ]
         terms = self._features(self.highest[None], self.highest[None]).shape[1]
-        # Corners and midpoints first, then a fixed sequence of inner points: enough of them in general position.
+        # A fixed sequence of points in general position.
         random = np.random.default_rng(0)
-        bounds = [self.highest, *(lowest + random.random((2 * terms, len(self.names))) * (self.highest - lowest))]
+        bounds = [self.highest, *(lowest + random.random((terms + 1, len(self.names))) * (self.highest - lowest))]
         bounds = np.ceil(np.array(bounds[: 1 if not self.names else terms + 2]))
         leasts = np.ceil(lowest + random.random(bounds.shape) * (bounds - lowest))
         costs = [
@@ -88,12 +87,12 @@ class CostModel:
 
     def _features(self, bounds: np.ndarray, leasts: np.ndarray) -> np.ndarray:
         scaled = bounds / self.highest
-        columns = [np.ones(len(bounds)), *scaled.T]
-        columns += [
-            scaled[:, i] * scaled[:, j] for i, j in itertools.combinations_with_replacement(range(len(self.names)), 2)
-        ]
+        widths = [scaled[:, i] for i in range(len(self.names)) if i not in self._by_steps]
+        columns = [np.ones(len(bounds)), *widths]
+        columns += [a * b for a, b in itertools.combinations_with_replacement(widths, 2)]
         for i in self._by_steps:
-            columns += [column * self.highest[i] / leasts[:, i] for column in columns]
+            steps = self.highest[i] / leasts[:, i]
+            columns += [c * factor for factor in (scaled[:, i], steps, scaled[:, i] * steps) for c in columns]
         return np.stack(columns, axis=1)
 
 
@@ -110,7 +109,7 @@ def _itemsize(dtype: Any) -> int:
     return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
-def _count(jaxpr: core.Jaxpr) -> tuple[float, float, float]:
+def _count(jaxpr: Any) -> tuple[float, float, float]:
     flops = traffic = work = 0.0
     for equation in jaxpr.eqns:
         inner = [_count(sub) for sub in _inner(equation)]
@@ -137,10 +136,9 @@ def _count(jaxpr: core.Jaxpr) -> tuple[float, float, float]:
     return flops, traffic, work
 
 
-def _inner(equation: Any) -> Iterator[core.Jaxpr]:
+def _inner(equation: Any) -> Iterator[Any]:
     for value in equation.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, core.Jaxpr):
-                yield item
+            jaxpr = getattr(item, "jaxpr", item)  # closed over its constants, or not
+            if hasattr(jaxpr, "eqns"):
+                yield jaxpr

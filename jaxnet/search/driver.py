@@ -117,13 +117,17 @@ def plan(
     shuffle: str = "shared",
     lanes: int | None = None,
 ) -> Plan:
-    """What ``run`` with the same arguments would do: groups, lanes, padding, bytes, share of the cost; print it.
+    """Prints, and returns, what ``run`` with the same arguments would do; nothing is compiled or trained.
 
-    Nothing is compiled or trained. It returns the plan and prints nothing itself: ``print(jn.search.plan(...))``.
-    Arguments and errors are those of ``run``.
+    A line for each group of trials that share a compiled program: how many trials, the range of their sizes, what is
+    compiled in, how many lanes run at once and in how many chunks, the share of arithmetic that is padding, the bytes
+    that the lanes hold (estimated from above), and the group's share of the cost. Arguments and errors are those of
+    ``run``.
     """
     setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, shuffle)
-    return make_plan(setup.program, space, setup.configurations, epochs, lanes=lanes)
+    made = make_plan(setup.program, space, setup.configurations, epochs, lanes=lanes)
+    print(made)
+    return made
 
 
 class _Setup:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Size
-from jaxnet.search.planning import Group, Plan
+from jaxnet.search.planning import Group, Plan, free_memory
 from jaxnet.search.progress import Progress
 from jaxnet.search.space import Hyperparameters
 from jaxnet.training import Keys, Program
@@ -72,7 +72,9 @@ def run_plan(
         outcome.compile_seconds += time.perf_counter() - waiting
         started = time.perf_counter()
         pending = [group.ids[i : i + group.lanes] for i in range(0, len(group.ids), group.lanes)]
-        lanes = group.lanes
+        lanes, memory = group.lanes, free_memory()
+        while lanes > 1 and _needed(compiled) > memory:  # the plan's estimate was too low
+            lanes, compiled, pending = _halve(program, plan, group, lanes, keys, pending)
         while pending:
             ids = pending.pop(0)
 
@@ -83,9 +85,7 @@ def run_plan(
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error) or lanes == 1:
                     raise
-                lanes = -(-lanes // 2)  # it did not fit: go on with half as many lanes, and stay there
-                compiled = _lower(program, plan, group, lanes, keys)()
-                pending = [part for chunk in [ids, *pending] for part in (chunk[:lanes], chunk[lanes:]) if len(part)]
+                lanes, compiled, pending = _halve(program, plan, group, lanes, keys, [ids, *pending])
                 continue
             if keep:
                 _keep_best(outcome, ids, lane, keep, extract)
@@ -107,6 +107,22 @@ def concrete(
             value = Size(bound, int(value), name, least)
         values[name] = value
     return Hyperparameters(values)
+
+
+def _halve(program, plan, group, lanes, keys, pending):
+    """For lanes that don't fit: half as many, their program, and the chunks that are left, cut to match."""
+    lanes = -(-lanes // 2)
+    pending = [part for chunk in pending for part in (chunk[:lanes], chunk[lanes:]) if len(part)]
+    return lanes, _lower(program, plan, group, lanes, keys)(), pending
+
+
+def _needed(compiled: tuple[Any, Any]) -> int:
+    """Bytes that a group's compiled program takes while it runs, as the compiler knows them."""
+    analysis = compiled[1].memory_analysis()
+    if analysis is None:
+        return 0
+    passed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return passed + analysis.temp_size_in_bytes
 
 
 def _tell(progress: Progress, doing: str, done: float, share: float, units: int, unit: int, best: float) -> None:

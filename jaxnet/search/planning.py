@@ -51,11 +51,14 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The groups of a search in the order in which they run; printing it shows them as a table."""
+    """The groups of a search in the order in which they run; ``str`` of it is a table."""
 
     groups: tuple[Group, ...]
     floats: list[str]
     units: int
+
+    def __repr__(self) -> str:
+        return f"Plan({self.trials} trials, {self.units} units, {len(self.groups)} compiled programs)"
 
     @property
     def trials(self) -> int:
@@ -113,7 +116,7 @@ def make_plan(
       lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests.
     """
     feed = None if program.feed is None else program.feed(0)
-    memory = _free_memory() if memory is None else memory
+    memory = free_memory() if memory is None else memory
     by_static: dict[tuple, list[int]] = {}
     kinds = [space.kinds(configuration) for configuration in configurations]
     for i, configuration in enumerate(configurations):
@@ -201,7 +204,7 @@ def _rates() -> tuple[float, float, float]:
     return flops * ((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1), bandwidth, compile_seconds
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Three quarters of what the first device has free; on a CPU half of the machine's free memory."""
     statistics = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if statistics and "bytes_limit" in statistics:

@@ -69,8 +69,8 @@ def test_lanes_follow_from_memory_and_chunks_are_even(monkeypatch):
 def test_operations_are_counted_as_by_hand():
     program = supervised(trial, *[(jnp.asarray(X), jnp.asarray(Y))] * 2, order_key=KEY, shuffle="shared")
     cost = lane_cost(program, structure({}, ["rate"], ["hidden"], [40], [40]), program.feed(0))
-    # Of two matmuls a step: forward, gradient of the weights, and of the second layer's inputs; each 2 m k n. Four steps
-    # of 16, then one evaluation of 64.
+    # Of two matmuls a step: forward, gradient of the weights, and of the second layer's inputs; each 2 m k n.
+    # Four steps of 16, then one evaluation of 64.
     step = 2 * 16 * (2 * 6 * 40 + 3 * 40 * 3)
     assert cost.flops == 4 * step + 2 * 64 * (6 * 40 + 40 * 3)
     parameters = 6 * 40 + 40 + 40 * 3 + 3
@@ -81,7 +81,7 @@ def test_the_cost_model_is_exact_between_its_points():
     many = (
         jnp.zeros((6400, 6)),
         jnp.zeros(6400, jnp.int32),
-    )  # so many that rounding up the number of steps hardly counts
+    )  # many steps, so rounding their number up hardly counts
 
     def wide(hp):
         net = jn.serial(jn.dense(hp.a), jax.nn.relu, jn.dense(hp.b), jax.nn.relu, jn.dense(3))
@@ -111,6 +111,12 @@ def test_the_number_of_programs_is_that_of_the_groups():
     finally:
         jax.monitoring.clear_event_listeners()
     assert len(compiled) == 2 * len(plan.groups)
+
+
+def test_plan_prints_the_table_and_returns_the_plan(capsys):
+    made = jn.search.plan(trial, SPACE, (X, Y), (X, Y), trials=5, epochs=2, key=KEY)
+    assert capsys.readouterr().out == str(made) + "\n"
+    assert repr(made).startswith("Plan(5 trials, 2 units, ")
 
 
 def test_a_size_wants_a_batch_that_fits():

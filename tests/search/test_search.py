@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.search import lanes as lanes_module
 
 EPOCHS = 3
 
@@ -85,9 +86,34 @@ def test_chunks_change_nothing_and_lose_no_trial(lanes, result):
     same(chunked, result)
 
 
+@pytest.mark.parametrize("how", ["it raises when it runs", "its compiled program is too large"])
+def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result, monkeypatch):
+    refused = []
+    run_chunk, needed = lanes_module._run_chunk, lanes_module._needed
+
+    def exhausted(program, plan, group, lanes, compiled, ids, *rest):
+        if lanes > 2:
+            refused.append(lanes)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+        return run_chunk(program, plan, group, lanes, compiled, ids, *rest)
+
+    def too_large(compiled):
+        lanes = jax.tree.leaves(compiled[1].in_avals)[0].shape[0]
+        refused.append(lanes)
+        return needed(compiled) if lanes <= 2 else 2**60
+
+    if how == "it raises when it runs":
+        monkeypatch.setattr(lanes_module, "_run_chunk", exhausted)
+    else:
+        monkeypatch.setattr(lanes_module, "_needed", too_large)
+    halved = search(lanes=6)
+    assert max(refused) > 2
+    same(halved, result)
+
+
 def test_permuting_trials_permutes_results(result):
     """A sampler that proposes the same configurations backwards, with streams that don't depend on the trial's id."""
-    configurations = [{k: v for k, v in result.hyperparameters(i).items()} for i in range(6)]
+    configurations = [dict(result.hyperparameters(i)) for i in range(6)]
     for configuration in configurations:
         configuration["drop"] = 0.0
 
@@ -187,7 +213,7 @@ def test_grid_search_over_static_values():
 
 
 def test_a_program_of_ones_own():
-    """Noisy gradient descent on (x - 3)^2: the minimum, the freezing of what diverges, and streams of each trial's own."""
+    """Gradient descent on (x - 3)^2: the minimum, the freezing of what diverges, and streams of each trial's own."""
     draws = jn.search.Program(
         init=lambda hp, key: {"x": jnp.zeros(()), "noise": jnp.zeros(())},
         advance=lambda hp, carry, key: {
@@ -230,9 +256,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_compiled(key):
         jn.random_search(trial, SPACE, TRAIN, VALIDATION, **arguments | {"epochs": 0})
     with pytest.raises(ValueError, match="needs train and validation"):
         jn.random_search(trial, SPACE, TRAIN, **arguments)
+    space = jn.Space(hidden=jn.integers(1, 9))
     with pytest.raises(AttributeError, match="no hyperparameter 'units'; the space has hidden"):
-        jn.random_search(lambda hp: trial(jn.hp(hidden=hp.units)), jn.Space(hidden=jn.integers(1, 9)), TRAIN, VALIDATION,
-                         **arguments)  # fmt: skip
+        jn.random_search(lambda hp: trial(jn.hp(hidden=hp.units)), space, TRAIN, VALIDATION, **arguments)
     with pytest.raises(ValueError, match=r"targets\[.*\] is 3"):
         jn.random_search(trial, SPACE, TRAIN, (VALIDATION[0], VALIDATION[1] + 1), **arguments)
     with pytest.raises(ValueError, match="batch_size is .*only 5 training examples"):

@@ -1,0 +1,216 @@
+"""How fast is a fused random search over MNIST networks, against one network at a time and against Optuna?
+
+    python -m experiments.benchmarks.mlp_sweep                 64 trials, 5 epochs; about 15 minutes on two cores
+    python -m experiments.benchmarks.mlp_sweep --trials 1024 --epochs 10 --peer-trials 32      for a GPU
+
+The same configurations everywhere: 784-N-10 with relu, plain SGD, batch 128, N log-uniform in 10 ... 1000, on 50,000
+images, each epoch followed by (for the peers: the last one only) the 10,000 validation images. Measure: milliseconds of
+wall clock for each configuration and epoch, compiling included and apart; ratios to the fused search of the same run;
+and the share that the training arithmetic is of what the machine's matmuls reach. One process, nothing else running;
+every contender is warmed up on one small configuration first, so that imports and thread pools are not counted.
+
+Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out, and the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+import jaxnet as jn
+from experiments import mnist
+from experiments.benchmarks import peers
+
+BATCH_SIZE = 128
+SPACE = jn.Space(
+    learning_rate=jn.log_uniform(1e-3, 1e-1), l2=jn.log_uniform(1e-6, 1e-1), hidden=jn.log_integers(10, 1000)
+)
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "torch", "optuna", "numpy")
+
+
+def trial(hp):
+    """The network of the course, as every contender trains it."""
+    return jn.Trial(
+        net=jn.serial(jn.flatten, jn.dense(hp.hidden), jax.nn.relu, jn.dense(10)),
+        loss=jn.losses.softmax_cross_entropy,
+        penalty=jn.losses.l2(hp.l2),
+        optimizer=optax.sgd(hp.learning_rate),
+        metric=jn.metrics.error,
+        batch_size=BATCH_SIZE,
+    )
+
+
+def fused(configurations, train, validation, epochs, seed):
+    """``search.run`` of all configurations: validation errors, and the seconds spent waiting for compilation."""
+    result = jn.search.run(
+        trial, SPACE, train, validation, epochs=epochs, key=jax.random.key(seed), progress=False,
+        sampler=lambda space, key, trials: [dict(c) for c in configurations],
+    )  # fmt: skip
+    return result.table["validation_error"].tolist(), result.compile_seconds
+
+
+def one_at_a_time(configurations, train, validation, epochs, seed):
+    """``fit`` of each configuration, which compiles a program for each width; the data stay on the device."""
+    train, validation = jax.device_put(train), jax.device_put(validation)
+    errors = []
+    for i, configuration in enumerate(configurations):
+        fitted = jn.fit(
+            trial(jn.hp(**configuration)), train, validation, epochs=epochs, key=jax.random.key(seed), trial_id=i
+        )
+        errors.append(float(fitted.curve["validation_error"][-1]))
+    return errors, None
+
+
+def peer(function):
+    """A peer in the same form."""
+    return lambda configurations, train, validation, epochs, seed: (
+        function(configurations, train, validation, epochs, BATCH_SIZE, seed), None
+    )  # fmt: skip
+
+
+CONTENDERS = {
+    "jaxnet, fused search": fused,
+    "jaxnet, one at a time": one_at_a_time,
+    "Optuna + PyTorch": peer(peers.optuna_torch),
+    "Optuna + PyTorch, tuned": peer(peers.optuna_torch_tuned),
+    "Optuna + Flax": peer(peers.optuna_flax),
+}
+
+
+def training_operations(configurations, examples: int, validation: int, epochs: int) -> float:
+    """Multiplications and additions of the matmuls, without any padding.
+
+    A step takes two products with the first weights (forward, their gradient) and three with the second; an evaluation
+    one with each.
+    """
+    hidden = np.array([c["hidden"] for c in configurations], float)
+    step = 2 * (2 * 784 + 3 * 10) * hidden * examples
+    return float(np.sum(step + 2 * (784 + 10) * hidden * validation) * epochs)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the contenders, prints the table and writes it as JSON and markdown."""
+    options = _parse(arguments)
+    train, validation, _ = mnist.load()
+    if options.quick:
+        train, validation = tuple(a[:512] for a in train), tuple(a[:256] for a in validation)
+    configurations = jn.search.random()(SPACE, jax.random.key(options.seed), options.trials)
+    few = configurations[: options.peer_trials or None]
+    peak = peers.matmul_peak()
+    rows = []
+    for name, contender in CONTENDERS.items():
+        mine = configurations if contender is fused else few
+        small = [{"learning_rate": 0.1, "l2": 0.0, "hidden": 8}]
+        try:
+            contender(small, *(tuple(a[:256] for a in data) for data in (train, validation)), 1, 0)
+        except ImportError as error:
+            print(f"{name}: left out, {error}")
+            rows.append({"name": name, "left_out": str(error)})
+            continue
+        started = time.perf_counter()
+        errors, compiling = contender(mine, train, validation, options.epochs, options.seed)
+        seconds = time.perf_counter() - started
+        operations = training_operations(mine, len(train[1]), len(validation[1]), options.epochs)
+        rows.append(
+            {
+                "name": name,
+                "trials": len(mine),
+                "seconds": seconds,
+                "compile_seconds": compiling,
+                "ms_per_configuration_and_epoch": 1e3 * seconds / len(mine) / options.epochs,
+                "seconds_per_operation": seconds / operations,
+                "operations_per_second": operations / seconds,
+                "best_validation_error": float(np.nanmin(errors)),
+                "median_validation_error": float(np.nanmedian(errors)),
+            }
+        )
+        print(f"{name}: {seconds:.1f} s", flush=True)
+    peak = max(peak, peers.matmul_peak())  # again at the end: the faster of the two is the ceiling
+    for row in rows:
+        row["share_of_matmul_peak"] = row.get("operations_per_second", 0.0) / peak
+    report = {"machine": _machine(), "settings": vars(options) | {"output": None}, "matmul_peak": peak, "rows": rows}
+    text = markdown(report)
+    print(text)
+    options.output.mkdir(parents=True, exist_ok=True)
+    stem = f"mlp_sweep_{jax.default_backend()}"
+    (options.output / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.output / f"{stem}.md").write_text(text + "\n")
+
+
+def markdown(report: dict) -> str:
+    """The report as a table, ratios to its first row."""
+    settings, machine = report["settings"], report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    head = (
+        f"{settings['trials']} trials of {settings['epochs']} epochs, seed {settings['seed']}; {machine['device']}, "
+        f"{machine['cores']} cores, {versions}; matmul peak {report['matmul_peak'] / 1e9:.0f} GFLOP/s."
+    )
+    lines = [
+        head,
+        "",
+        "| | trials | ms per configuration and epoch | of which compiling | times the fused search | share of peak |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    first = report["rows"][0]
+    for row in report["rows"]:
+        if "left_out" in row:
+            lines.append(f"| {row['name']} | not installed | | | | |")
+            continue
+        # Per operation, so that contenders that ran fewer trials (of other widths) compare.
+        ratio = row["seconds_per_operation"] / first["seconds_per_operation"]
+        compiling = "-" if row["compile_seconds"] is None else f"{row['compile_seconds'] / row['seconds']:.0%}"
+        lines.append(
+            f"| {row['name']} | {row['trials']} | {row['ms_per_configuration_and_epoch']:.3g} | {compiling} | "
+            f"{ratio:.2f} | {row['share_of_matmul_peak']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=64, help="configurations of the fused search (64)")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the data for each (5)")
+    parser.add_argument("--peer-trials", type=int, default=0, help="configurations of the others; 0 is all (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the configurations and of training (0)")
+    parser.add_argument("--quick", action="store_true", help="4 trials, 1 epoch, 512 images: does it run at all?")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.trials, options.epochs, options.peer_trials = 4, 1, 0
+    for name in ("trials", "epochs"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    return options
+
+
+def _machine() -> dict:
+    device = jax.devices()[0]
+    name = platform.processor() or platform.machine()
+    if device.platform == "cpu" and os.path.exists("/proc/cpuinfo"):
+        information = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in information if line.startswith("model name")), name)
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "device": device.device_kind if device.platform != "cpu" else f"CPU ({name})",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+if __name__ == "__main__":
+    main()
