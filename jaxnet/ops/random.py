@@ -58,13 +58,15 @@ def fold_in(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
 
 
 _DOMAIN = np.uint32(0x6A61786E)  # keeps these draws apart from what else is made of the key, such as its fold_ins
+_GOLDEN = np.uint32(0x9E3779B1)  # 2 ** 32 / the golden ratio, whose multiples lie as far from one another as they can
 
 
 def position_bits(key: jax.Array, *coordinates: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two arrays of random words ``[len(c) for c in coordinates]``, uint32; ``[i, j]`` depends on ``c0[i], c1[j]``.
 
-    The hash is Threefry-2x32 with two coordinates as its counter, once for every two axes: for a matrix, as many blocks
-    as ``jax.random.bits`` takes.
+    The hash is Threefry-2x32, once for each entry, as ``jax.random.bits`` takes it. Its counter has two words. For up to
+    two axes they are the coordinates; for more, each word packs half of them, ``golden * first + second``, which tells
+    all positions apart while axes that share a word have fewer than about 2 ** 30 positions together.
 
     >>> wide, narrow = (position_bits(jax.random.key(0), jnp.arange(3), jnp.arange(n))[0] for n in (9, 5))
     >>> bool((wide[:, :5] == narrow).all())
@@ -72,21 +74,15 @@ def position_bits(key: jax.Array, *coordinates: jax.Array) -> tuple[jax.Array, j
     """
     # Keys of other implementations have more words; two of them are what Threefry takes.
     words = lax.reduce_xor(jax.random.key_data(key).reshape(-1, 2), axes=(0,))
-    first, second = words[0] ^ _DOMAIN, words[1]
-    counters = [coordinate.astype(jnp.uint32) for coordinate in coordinates]
-    if len(counters) % 2 or not counters:
-        counters = [jnp.zeros(1, jnp.uint32), *counters]
-    for left, right in zip(counters[::2], counters[1::2], strict=True):
-        shape = (*first.shape, len(left), len(right))
-        first, second, left, right = (
-            jnp.broadcast_to(first[..., None, None], shape),
-            jnp.broadcast_to(second[..., None, None], shape),
-            jnp.broadcast_to(left.reshape((1,) * first.ndim + (-1, 1)), shape),
-            jnp.broadcast_to(right.reshape((1,) * first.ndim + (1, -1)), shape),
-        )
-        first, second = threefry(first, second, left, right)
     shape = tuple(map(len, coordinates))
-    return first.reshape(shape), second.reshape(shape)
+    counters = [jnp.zeros(shape, jnp.uint32), jnp.zeros(shape, jnp.uint32)]
+    half = len(shape) // 2
+    for axis, coordinate in enumerate(coordinates):
+        along = lax.broadcast_in_dim(coordinate.astype(jnp.uint32), shape, (axis,))
+        word = int(axis >= half)
+        counters[word] = counters[word] * _GOLDEN + along if axis not in (0, half) else along
+    first, second = (jnp.broadcast_to(word, shape) for word in (words[0] ^ _DOMAIN, words[1]))
+    return threefry(first, second, *counters)
 
 
 def position_uniform(key: jax.Array, *coordinates: jax.Array) -> jax.Array:

@@ -1,0 +1,48 @@
+"""A strict world for every test: no silent rank promotion; pyproject.toml makes warnings errors.
+
+What is set here is set when this file is imported, so doctests that are collected together with tests run under it too.
+"""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+collect_ignore = ["reference/make_torch.py"]  # run by hand; the tests do without PyTorch
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests compile many small programs and compute little; a second run finds them all compiled.
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def pytest_configure(config):
+    # JAX writes entries in place, so a process may read one that another is writing; it then compiles by itself.
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """float64 inside the test, where numbers are compared more closely than float32 holds them."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def torch_reference():
+    """``torch_reference("linear/matrix")``: the arrays below that name, computed by PyTorch, float64 on the host."""
+    with np.load(pathlib.Path(__file__).parent / "reference" / "torch.npz") as file:
+        arrays = dict(file)
+
+    def below(prefix):
+        return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}
+
+    return below

@@ -1,0 +1,371 @@
+"""One table of layers, one set of laws that hold for each. A new layer is a new line of the table."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import jaxnet as jn
+from jaxnet.combinators import as_layer
+from jaxnet.ops.parameters import making_masks, unpad
+
+
+class Case(NamedTuple):
+    """A layer and what the laws need to know of it.
+
+    Args:
+      make: of a width, an integer or a ``Size``, the layer; layers without a width of their own take no notice of it.
+      shape: of an example of which ``init`` can make something, features last, at least two of them.
+      least: what inputs must be above, for functions that aren't defined everywhere.
+      wrong: shapes of a batch that ``apply`` refuses, with what its message must say was wanted.
+    """
+
+    make: Callable[[Any], jn.Layer]
+    shape: tuple[int, ...]
+    least: float | None = None
+    wrong: dict[tuple[int, ...], str] = {}  # noqa: RUF012
+
+
+LAYERS = {
+    "dense": Case(lambda n: jn.dense(n), (5,), wrong={(2, 4): "..., 5]", (2, 6): "..., 5]", (5,): "..., 5]"}),
+    "dense of sequences": Case(lambda n: jn.dense(n), (3, 5), wrong={(2, 3, 4): "..., 5]"}),
+    "flatten": Case(lambda n: jn.flatten, (2, 3, 5)),
+    "dropout": Case(lambda n: jn.dropout(0.4), (5,)),
+    "dropout of sequences": Case(lambda n: jn.dropout(0.4), (3, 5)),
+    "relu": Case(lambda n: as_layer(jax.nn.relu), (5,)),
+    "arctan": Case(lambda n: as_layer(jnp.arctan), (5,)),
+    "sigmoid": Case(lambda n: as_layer(jax.nn.sigmoid), (5,)),
+    "softplus": Case(lambda n: as_layer(jax.nn.softplus), (3, 5)),
+    "sqrt": Case(lambda n: as_layer(jnp.sqrt), (5,), least=0.1),  # infinite slope at 0
+    "reciprocal": Case(lambda n: as_layer(lambda x: 1 / x), (5,), least=0.1),  # infinite at 0
+    "lift, features kept": Case(lambda n: jn.lift(lambda x: 2 * x + 1, active=lambda mask: mask), (5,)),
+    "lift, mean over time": Case(lambda n: jn.lift(lambda x: x.mean(axis=1), active=lambda mask: mask), (3, 5)),
+    "serial": Case(lambda n: jn.serial(jn.dense(n), jax.nn.sigmoid, jn.dropout(0.3), jn.dense(n)), (5,)),
+    "serial, nested": Case(lambda n: jn.serial(jn.serial(jn.dense(n), jnp.tanh), jn.flatten, jn.dense(n)), (3, 5)),
+    "serial, named": Case(lambda n: jn.serial(first=jn.dense(n), then=jnp.tanh, last=jn.dense(3)), (5,)),
+}
+
+
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
+def case(request):
+    return request.param
+
+
+def draw(case, shape, seed=1, dtype=jnp.float32):
+    x = jax.random.normal(jax.random.key(seed), shape, dtype)
+    return x if case.least is None else jnp.abs(x) + jnp.asarray(case.least, dtype)
+
+
+def assert_close(got, wanted, rtol=1e-5, atol=1e-6):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+# Shapes and dtypes.
+
+
+def assert_init_foretells(case, dtype):
+    layer, out = case.make(4), None
+
+    def run(key, x):
+        nonlocal out
+        params, state, out = layer.init(key, jn.Spec(case.shape, dtype))
+        return params, state, layer.apply(params, state, x), layer.apply(params, state, x, key=key, train=True)
+
+    params, state, *applied = jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct((2, *case.shape), dtype))
+    assert isinstance(out, jn.Spec) and out.active is None
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    for y, new_state in applied:
+        assert y.shape == (2, *out.shape)
+        assert y.dtype == out.dtype == dtype
+        assert new_state == state  # in shapes and dtypes
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=lambda dtype: dtype.__name__)
+def test_init_foretells_shape_and_dtype(case, dtype):
+    assert_init_foretells(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=lambda dtype: dtype.__name__)
+def test_init_foretells_shape_and_dtype_where_float64_is_enabled(case, dtype, x64):
+    assert_init_foretells(case, dtype)
+
+
+def test_a_tuple_stands_for_a_float32_spec(case, key):
+    layer = case.make(4)
+    *from_tuple, out = layer.init(key, case.shape)
+    *from_spec, same = layer.init(key, jn.Spec(case.shape, jnp.float32))
+    assert_close(from_tuple, from_spec, 0, 0)
+    assert out == same
+
+
+# Transformations.
+
+
+def test_jit_equals_eager(case, key):
+    layer = case.make(4)
+    x = draw(case, (3, *case.shape))
+
+    def run(key, x):
+        params, state, _ = layer.init(key, case.shape)
+        return params, layer.apply(params, state, x), layer.apply(params, state, x, key=key, train=True)
+
+    assert_close(jax.jit(run)(key, x), run(key, x))
+
+
+def test_a_second_call_compiles_nothing(case, key):
+    layer = case.make(4)
+    traces = []
+
+    @jax.jit
+    def step(params, state, x, key):
+        traces.append(0)
+
+        def total(params):
+            y, new_state = layer.apply(params, state, x, key=key, train=True)
+            return jnp.sum(y), new_state
+
+        gradient, new_state = jax.grad(total, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), new_state
+
+    params, state, _ = layer.init(key, case.shape)
+    for seed in range(3):  # what came out goes in again: the same dtypes, weak types and trees
+        params, state = step(params, state, draw(case, (3, *case.shape), seed), jax.random.key(seed))
+    assert len(traces) == 1
+
+
+def test_vmap_over_lanes_equals_a_loop(case):
+    """Each lane has its own size, key and weights; inputs are shared; the layer is made anew inside, as in a search."""
+    x = draw(case, (3, *case.shape))
+
+    def lane(value, key):
+        layer = case.make(jn.Size(6, value))
+        params, state, _ = layer.init(key, case.shape)
+
+        def total(params, x):
+            y, _ = layer.apply(params, state, x, key=key, train=True)
+            return jnp.sum(jnp.sin(y)), y
+
+        gradient, y = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
+        return params, state, y, y == 0, gradient
+
+    values, keys = jnp.array([2, 5, 6], jnp.int32), jax.random.split(jax.random.key(3), 3)
+    together = jax.jit(jax.vmap(lane))(values, keys)
+    single = jax.jit(lane)
+    for i in range(3):
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), single(values[i], keys[i]))
+
+
+def test_gradients_equal_finite_differences(case, key, x64):
+    layer = case.make(4)
+    params, state, out = layer.init(key, jn.Spec(case.shape, jnp.float64))
+    weights = jax.random.normal(jax.random.key(5), (2, 3, *out.shape), jnp.float64)
+    params = jax.tree.map(lambda p: p + 0.1, params)  # biases too away from zero
+    x = draw(case, (3, *case.shape), dtype=jnp.float64)
+
+    @jax.jit
+    def scalar(params, x):
+        evaluation, _ = layer.apply(params, state, x)
+        training, _ = layer.apply(params, state, x, key=key, train=True)
+        return jnp.sum(weights[0] * evaluation**2) + jnp.sum(weights[1] * training**2)
+
+    gradient = jax.tree.leaves(jax.jit(jax.grad(scalar, argnums=(0, 1)))(params, x))
+    leaves, tree = jax.tree.flatten((params, x))
+    for seed in range(2):  # along a random direction, which meets every entry of the gradient
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        direction = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+
+        def moved(step, direction=direction):
+            return scalar(*tree.unflatten([a + step * d for a, d in zip(leaves, direction, strict=True)]))
+
+        difference = (moved(1e-6) - moved(-1e-6)) / 2e-6
+        slope = sum(jnp.vdot(g, d) for g, d in zip(gradient, direction, strict=True))
+        np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+def test_an_example_sees_no_other(case, train, key):
+    layer = case.make(4)
+    params, state, _ = layer.init(key, case.shape)
+    x = draw(case, (3, *case.shape))
+    other = x.at[1].set(draw(case, case.shape, seed=2))
+
+    def apply(x):
+        return layer.apply(params, state, x, key=key, train=train)[0]
+
+    np.testing.assert_array_equal(apply(x)[0], apply(other)[0])
+    np.testing.assert_array_equal(apply(x)[2], apply(other)[2])
+    np.testing.assert_allclose(apply(x)[:2], apply(x[:2]), rtol=1e-6, atol=1e-7)
+
+
+def test_evaluation_needs_no_key_and_changes_no_state(case, key):
+    layer = case.make(4)
+    params, state, _ = layer.init(key, case.shape)
+    x = draw(case, (3, *case.shape))
+    y, new_state = layer.apply(params, state, x)
+    assert_close(new_state, state, 0, 0)
+    np.testing.assert_array_equal(y, layer.apply(params, state, x, key=key)[0])
+
+
+# Sizes: the law of the inactive unit, and what follows from it.
+
+MASKS = {
+    "first": ([True, True, True, False, False], 5),
+    "gaps": ([False, True, True, False, True], 9),
+    "one": ([False, False, False, False, True], 4),
+}
+
+
+@pytest.mark.parametrize("mask, bound", MASKS.values(), ids=MASKS.keys())
+def test_padded_equals_narrow(case, mask, bound, key):
+    """Whatever the bound and wherever the gaps: the same draws, the same active outputs, and zeros between them."""
+    active = np.array(mask)
+    assert case.shape[-1] == len(active)
+    narrow, padded = case.make(4), case.make(jn.Size(bound, 4))
+    narrow_shape = (*case.shape[:-1], int(active.sum()))
+    spec = jn.Spec(case.shape, active=jnp.asarray(active))
+    params, state, out = narrow.init(key, narrow_shape)
+    wide_params, wide_state, wide_out = padded.init(key, spec)
+
+    # unpad, for networks whose input is padded too
+    entrance = padded._replace(init=lambda key, _: padded.init(key, spec))
+    entrance_narrow = narrow._replace(init=lambda key, _: narrow.init(key, narrow_shape))
+    cut, _ = unpad(entrance, entrance_narrow, spec, wide_params, wide_state)
+    assert_close(cut, params, rtol=1e-6, atol=0)
+    for wide, own in zip(jax.tree.leaves(wide_params), jax.tree.leaves(params), strict=True):
+        assert np.count_nonzero(wide) == np.count_nonzero(own)
+
+    x = draw(case, (3, *narrow_shape))
+    wide_x = jnp.zeros((3, *case.shape)).at[..., active].set(x)
+    on = np.ones(wide_out.shape[-1], bool) if wide_out.active is None else np.asarray(wide_out.active)
+    assert on.sum() == out.shape[-1]
+    for train in (False, True):
+        y, _ = narrow.apply(params, state, x, key=key, train=train)
+        wide_y, _ = padded.apply(wide_params, wide_state, wide_x, key=key, train=train)
+        assert wide_y.shape == (3, *wide_out.shape)
+        np.testing.assert_allclose(wide_y[..., on], y, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(wide_y[..., on] == 0, y == 0)  # dropout drops the same
+        np.testing.assert_array_equal(wide_y[..., ~on], 0)
+
+
+def test_a_layer_of_fifty_is_the_same_alone_and_inside_64_and_128(key):
+    """Of all that draws: a dense layer's weights and a dropout's bits, behind sizes and behind flattened gaps."""
+
+    def run(first, second):
+        net = jn.serial(jn.dense(first), jn.flatten, jn.dropout(0.5), jn.dense(second), jn.dropout(0.5))
+        params, state, out = net.init(key, (2, 3))
+        y, _ = net.apply(params, state, jnp.ones((2, 2, 3)), key=key, train=True)
+        return params, y, out.active
+
+    params, y, _ = run(20, 50)
+    for bounds in ((20, 64), (20, 128), (32, 64), (64, 128)):
+        wide, wide_y, active = run(jn.Size(bounds[0], 20), jn.Size(bounds[1], 50))
+        np.testing.assert_array_equal(wide[0]["w"][:, :20], params[0]["w"])
+        rows = wide[3]["w"].reshape(2, bounds[0], bounds[1])[:, :20, :50].reshape(40, 50)
+        np.testing.assert_allclose(rows, params[3]["w"], rtol=1e-6)
+        np.testing.assert_allclose(wide_y[:, active], y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(wide_y[:, active] == 0, y == 0)
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "adam": optax.adam(0.01),
+    "adamw": optax.adamw(0.01, weight_decay=0.1),
+    "rmsprop": optax.rmsprop(0.01),
+    "adagrad": optax.adagrad(0.1),
+    "lion": optax.lion(0.01),
+}
+
+
+def test_the_inactive_unit_stays_exactly_zero(case):
+    """Behind a dense layer with a size, through 20 steps of seven optimisers, each in a lane of its own."""
+    size = jn.Size(case.shape[-1], 3)
+    # softplus, so that functions that need positive inputs get them
+    children = [jn.dense(size), as_layer(jax.nn.softplus), case.make(jn.Size(7, 4)), jn.flatten, jn.dense(2)]
+    net, key = jn.serial(*children), jax.random.key(0)
+    params, state, _ = net.init(key, case.shape)
+    x, target = draw(case, (8, *case.shape)), jax.random.normal(jax.random.key(2), (8, 2))
+    start, as_tree = ravel_pytree(params)  # as one vector, there is less to compile
+
+    def loss(vector, key):
+        y, _ = net.apply(as_tree(vector), state, x, key=key, train=True)
+        return jnp.mean((y - target) ** 2)
+
+    def step(carry, index):
+        vectors, states = carry
+        gradients = jax.vmap(jax.grad(loss), in_axes=(0, None))(vectors, jax.random.fold_in(key, index))
+        optimizers = zip(OPTIMIZERS.values(), gradients, states, vectors, strict=True)
+        updates, states = zip(*(o.update(g, s, v) for o, g, s, v in optimizers), strict=True)
+        return (vectors + jnp.stack(updates), states), None
+
+    @jax.jit
+    def train(start):
+        states = tuple(o.init(start) for o in OPTIMIZERS.values())
+        return jax.lax.scan(step, (jnp.stack([start] * len(states)), states), length=20, xs=jnp.arange(20))[0][0]
+
+    with making_masks():
+        active = np.asarray(ravel_pytree(net.init(key, case.shape)[0])[0])
+    assert not active.all()
+    for name, vector in zip(OPTIMIZERS, train(start), strict=True):
+        assert np.isfinite(vector).all(), name
+        np.testing.assert_array_equal(vector[~active], 0, err_msg=name)
+        assert (vector != start)[active].all(), name
+        _assert_nothing_past_the_sizes(children[:3], as_tree(vector), state, x, key, name)
+
+
+def _assert_nothing_past_the_sizes(children, params, state, x, key, name):
+    """Of each child's outputs, in evaluation and in training, the inactive are zero and some others aren't."""
+    spec = jn.Spec(x.shape[1:])
+    for child, p, s in zip(children, params, state, strict=False):
+        _, _, spec = child.init(key, spec)
+        active = np.ones(spec.shape[-1], bool) if spec.active is None else np.asarray(spec.active)
+        training, _ = child.apply(p, s, x, key=key, train=True)
+        x, _ = child.apply(p, s, x)
+        for y in (x, training):
+            np.testing.assert_array_equal(y[..., ~active], 0, err_msg=name)
+            assert (y[..., active] != 0).any()
+
+
+# Errors: the layer, what came, what was wanted.
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+def test_a_wrong_batch_is_refused_by_name(case, train, key):
+    layer = case.make(4)
+    params, state, _ = layer.init(key, case.shape)
+    for shape, wanted in case.wrong.items():
+        for apply in (layer.apply, jax.jit(layer.apply, static_argnames="train")):
+            with pytest.raises(ValueError) as caught:  # noqa: PT011
+                apply(params, state, jnp.ones(shape), key=key, train=train)
+            assert layer.name in str(caught.value)
+            assert str(shape) in str(caught.value) and wanted in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spec, kind, message",
+    [
+        (5, TypeError, r"expected a Spec or a shape tuple without the batch axis.*got 5.*try \(5,\)"),
+        ("5", TypeError, "expected a Spec or a shape tuple.*got '5'"),
+        (None, TypeError, "expected a Spec or a shape tuple.*got None"),
+        ((2.5,), TypeError, r"expected a Spec or a shape tuple.*got \(2.5,\)"),
+        ((3, 0), ValueError, r"at least one entry, got the shape \(3, 0\)"),
+        ((-3,), ValueError, r"at least one entry, got the shape \(-3,\)"),
+        (jn.Spec((3, 0)), ValueError, r"at least one entry, got the shape \(3, 0\)"),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_the_path(case, spec, kind, message, key):
+    layer = case.make(4)
+    with pytest.raises(kind, match=message) as caught:
+        jn.serial(layer).init(key, spec)
+    assert str(caught.value).startswith(f"serial[0] {layer.name}")
+
+
+def test_a_layer_has_a_name(case):
+    assert case.make(4).name and not case.make(4).name.startswith("_")

@@ -1,0 +1,106 @@
+"""A padded network trains like the narrow one, from the same weights, to rounding: widths that differ cost nothing.
+
+Lanes with sizes of their own, vmapped and made anew inside each step as a search does it, are held against networks
+with integers for sizes, one after the other.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops.parameters import unpad
+
+STEPS, BATCH = 20, 16
+INPUTS = jax.random.normal(jax.random.key(1), (STEPS, BATCH, 4, 3))
+LABELS = jnp.argmax(INPUTS.reshape(STEPS, BATCH, 12)[..., :5], axis=-1)
+
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.05, momentum=0.9),
+    "adam": lambda: optax.adam(0.01),
+    "adamw": lambda: optax.adamw(0.01, weight_decay=0.1),
+}
+ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid, "tanh": jnp.tanh}
+SIZES = [(3, 9), (7, 4)]
+BOUNDS = (7, 12)
+
+
+@pytest.fixture(autouse=True)
+def highest_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def mlp(activation, first, second):
+    return jn.serial(
+        jn.flatten, jn.dense(first), activation, jn.dropout(0.25), jn.dense(second), activation, jn.dense(5)
+    )
+
+
+def gaps(activation, first, second):
+    """Inactive features after each position of the first axis, not only at the end."""
+    return jn.serial(
+        jn.dense(first), activation, jn.dropout(0.25), jn.flatten, jn.dense(second), activation, jn.dense(5)
+    )
+
+
+def two_gaps(activation, first, second):
+    """A mask that comes out of a flatten and goes through an elementwise function and a dropout."""
+    return jn.serial(jn.dense(first), jn.dense(second), jn.flatten, activation, jn.dropout(0.25), jn.dense(5))
+
+
+def train(net, optimizer, key):
+    """-> the loss before each step, [STEPS], and the trees at the end."""
+    params, state, _ = net().init(jax.random.fold_in(key, 0), INPUTS.shape[2:])
+
+    def step(carry, batch):
+        params, state, moments = carry
+        inputs, labels, index = batch
+
+        def loss(params):
+            step_key = jax.random.fold_in(key, index)
+            outputs, new_state = net().apply(params, state, inputs, key=step_key, train=True)
+            return jn.losses.softmax_cross_entropy(outputs, labels).mean(), new_state
+
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, moments = optimizer.update(gradient, moments, params)
+        return (optax.apply_updates(params, updates), state, moments), value
+
+    carry, losses = jax.lax.scan(step, (params, state, optimizer.init(params)), (INPUTS, LABELS, jnp.arange(STEPS)))
+    return losses, *carry[:2]
+
+
+def assert_padded_equals_narrow(make, activation, optimizer):
+    keys = jax.random.split(jax.random.key(0), len(SIZES))
+
+    def lane(values, key):
+        sizes = [jn.Size(bound, values[i]) for i, bound in enumerate(BOUNDS)]
+        return train(lambda: make(activation, *sizes), optimizer, key)
+
+    lanes = jax.jit(jax.vmap(lane))(jnp.array(SIZES), keys)
+    for i, values in enumerate(SIZES):
+        losses, params, state = jax.tree.map(lambda leaf, i=i: leaf[i], lanes)
+        narrow = make(activation, *values)
+        wanted, narrow_params, _ = jax.jit(lambda key, narrow=narrow: train(lambda: narrow, optimizer, key))(keys[i])
+        np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+
+        padded = make(activation, *(jn.Size(bound, value) for bound, value in zip(BOUNDS, values, strict=True)))
+        cut, _ = unpad(padded, narrow, jn.Spec(INPUTS.shape[2:]), params, state)
+        assert jax.tree.structure(cut) == jax.tree.structure(narrow_params)
+        for leaf, other in zip(jax.tree.leaves(cut), jax.tree.leaves(narrow_params), strict=True):
+            np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+@pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
+def test_two_hidden_layers(activation, optimizer):
+    assert_padded_equals_narrow(mlp, activation, optimizer())
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+@pytest.mark.parametrize("make", [gaps, two_gaps])
+def test_a_flatten_behind_a_size(make, optimizer):
+    assert_padded_equals_narrow(make, jax.nn.sigmoid, OPTIMIZERS[optimizer]())
