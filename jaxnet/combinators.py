@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from jaxnet.layer import Layer
+from jaxnet.layer import Layer, as_spec
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.ops.random import fold_in
 
@@ -62,6 +62,8 @@ def serial(*layers: Any, **named: Any) -> Layer:
 
     def init(key, spec):
         params, state = [], []
+        if not children:
+            spec = as_spec(spec)
         for i, child in enumerate(children):
             with path(i):
                 child_params, child_state, spec = child.init(None if key is None else fold_in(key, i), spec)

@@ -77,6 +77,9 @@ class Size:
         """Which of the ``bound`` units are active: ``[bound]``, bool."""
         return jnp.arange(self.bound) < self.value
 
+    def __repr__(self) -> str:  # JAX shows this, and hides what __index__ raises, when a size stands in a shape
+        return f"Size({self.name!r}: at most {self.bound}, differs from lane to lane; static=True makes it an integer)"
+
     def _map(self, operation: Callable[[Any], Any], other: Any) -> Size:
         if isinstance(other, bool) or not isinstance(other, int):
             raise TypeError(
@@ -147,15 +150,20 @@ def as_spec(spec: Spec | tuple[int, ...], rank: int | None = None) -> Spec:
     >>> as_spec((5,)).dtype
     dtype('float32')
     """
+    shape = spec.shape if isinstance(spec, Spec) else spec
+    if not isinstance(shape, (tuple, list)) or not all(hasattr(n, "__index__") for n in shape):
+        raise TypeError(
+            f"expected a Spec or a shape tuple without the batch axis, such as (28, 28, 1), got {spec!r}"
+            + (f"; for a vector of {spec} features, try ({spec},)" if isinstance(spec, int) else "")
+        )
     if not isinstance(spec, Spec):
-        if not isinstance(spec, (tuple, list)) or not all(hasattr(n, "__index__") for n in spec):
-            raise TypeError(
-                f"expected a Spec or a shape tuple without the batch axis, such as (28, 28, 1), got {spec!r}"
-                + (f"; for a vector of {spec} features, try ({spec},)" if isinstance(spec, int) else "")
-            )
-        spec = Spec(tuple(int(n) for n in spec))
+        spec = Spec(tuple(int(n) for n in shape))
     if any(n < 1 for n in spec.shape):
         raise ValueError(f"every axis of an example must have at least one entry, got the shape {spec.shape}")
+    if spec.active is not None and spec.active.shape != spec.shape[-1:]:
+        raise ValueError(
+            f"active must be a mask over the {spec.shape[-1:]} features of {spec.shape}, got shape {spec.active.shape}"
+        )
     if rank is not None and len(spec.shape) < rank:
         raise ValueError(
             f"expected examples with at least {rank} axis (features last), but got the shape {spec.shape}. "

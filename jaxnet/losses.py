@@ -112,7 +112,8 @@ def l1(strength: Any) -> Callable[[Any], jax.Array]:
     >>> float(l1(0.1)({"w": jnp.full((2, 2), -2.0), "b": jnp.ones(2)}))
     0.8
     """
-    return _penalty("l1", strength, lambda w: jnp.sum(jnp.abs(w)))
+    # Not abs, whose slope JAX sets to 1 at 0: it would move the weights of inactive units.
+    return _penalty("l1", strength, lambda w: jnp.sum(w * jnp.sign(w)))
 
 
 def _penalty(name: str, strength: Any, size: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
@@ -121,7 +122,7 @@ def _penalty(name: str, strength: Any, size: Callable[[jax.Array], jax.Array]) -
 
     def penalty(params):
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        weights = [leaf for path, leaf in leaves if getattr(path[-1], "key", None) not in BIASES] if leaves else []
+        weights = [leaf for path, leaf in leaves if not path or getattr(path[-1], "key", None) not in BIASES]
         return strength * sum(map(size, weights), start=jnp.zeros(()))
 
     return penalty
@@ -176,4 +177,4 @@ def _same_shape(name: str, outputs: Any, targets: Any) -> None:
 
 
 def _mean_per_example(losses: jax.Array) -> jax.Array:
-    return losses.reshape(len(losses), -1).mean(axis=1)
+    return losses.mean(axis=tuple(range(1, losses.ndim)))

@@ -53,7 +53,7 @@ def test_a_size_goes_through_transformations():
         "greater": lambda n: n > 3,
         "less or equal": lambda n: n <= 3,
         "equal": lambda n: n == 3,
-        "reversed": lambda n: 3 < n,
+        "reversed": lambda n: 3 < n,  # noqa: SIM300
         "slice": lambda n: [1, 2, 3][:n],
         "index": lambda n: [1, 2, 3][n],
         "array slice": lambda n: jnp.ones(3)[:n],
@@ -69,7 +69,7 @@ def test_a_size_goes_through_transformations():
 )
 @pytest.mark.parametrize("make", [lambda: SIZE, traced_size], ids=["integer", "array"])
 def test_where_python_needs_an_integer_the_way_out_is_shown(misuse, make):
-    with pytest.raises(TypeError, match="'hidden' was used where Python needs an integer.*static=True"):
+    with pytest.raises(TypeError, match="'hidden'.*integer.*static=True|integer.*'hidden'.*static=True"):
         misuse[1](make())
 
 

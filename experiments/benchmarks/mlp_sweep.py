@@ -184,7 +184,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=64, help="configurations of the fused search (64)")
     parser.add_argument("--epochs", type=int, default=5, help="passes over the data for each (5)")
-    parser.add_argument("--fewer-trials", type=int, default=16, help="for contenders that no target names (16)")
+    parser.add_argument("--fewer-trials", type=int, default=8, help="for contenders that no target names (8)")
     parser.add_argument("--seed", type=int, default=0, help="of the configurations and of training (0)")
     parser.add_argument("--quick", action="store_true", help="3 trials, 1 epoch, 512 images: does it run at all?")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the results")

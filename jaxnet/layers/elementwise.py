@@ -156,7 +156,7 @@ def _check_elementwise(function: Callable[[Any], Any], name: str) -> bool:
             f"{name}: an entry of its output depends on other entries of its input, so it isn't elementwise. "
             f"Wrap it: jn.lift({name})."
         )
-    kept = bool((value == 0).all() and np.isfinite(slope).all())
+    kept = bool((value == 0).all()) and (slope.dtype == jax.dtypes.float0 or bool(np.isfinite(slope).all()))
     with contextlib.suppress(TypeError):
         _zero_stays_zero[function] = kept
     return kept

@@ -18,7 +18,7 @@ def _flatten() -> Layer:
         return (), (), Spec((math.prod(spec.shape),), spec.dtype, active)
 
     def apply(params, state, x, *, key=None, train=False):
-        return x.reshape(len(x), -1), state
+        return x.reshape(len(x), math.prod(x.shape[1:])), state
 
     return Layer(init, apply)
 

@@ -50,6 +50,9 @@ def parameter(
     """
     bound = tuple(n.bound if isinstance(n, Size) else int(n) for n in shape)
     given = [None] * len(bound) if active is None else list(active)
+    lengths = [None if mask is None else mask.shape for mask in given]
+    if len(given) != len(bound) or any(n not in (None, (m,)) for n, m in zip(lengths, bound, strict=False)):
+        raise ValueError(f"active must be a mask or None for each axis of {bound}, got masks of shapes {lengths}")
     masks = [n.active if isinstance(n, Size) else mask for n, mask in zip(shape, given, strict=True)]
     if all(mask is None for mask in masks):
         everything = jnp.ones(bound, bool)
@@ -155,7 +158,10 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
         return small, tall[..., :2, :], wide[..., :2]
 
     with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        small, tall, wide = (np.asarray(draw, np.float64) for draw in jax.jit(draws)(np.array([20, 7], np.uint32)))
+        try:
+            small, tall, wide = (np.asarray(draw, np.float64) for draw in jax.jit(draws)(np.array([20, 7], np.uint32)))
+        except ValueError as error:  # such as a shape that only some initialisers take
+            raise ValueError(_NOT_INDEPENDENT.format(_name(initializer), f": {error}")) from error
     if not small.any() and not tall.any() and not wide.any():
         return "constant"
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,8 +176,16 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
     for name, law in laws.items():
         if all(len(seen) == 1 and abs(seen[0] - expected) < 1e-3 for seen, expected in zip(factors, law, strict=True)):
             return name
-    raise ValueError(
-        f"the initialiser {getattr(initializer, '__qualname__', initializer)!r} doesn't draw its entries independently "
-        f"(or scales them in a way other than by fan_in, fan_out or their average), so it can't serve a width that "
-        f"differs from lane to lane. Try jax.nn.initializers.variance_scaling, or declare the width with static=True."
-    )
+    raise ValueError(_NOT_INDEPENDENT.format(_name(initializer), ""))
+
+
+_NOT_INDEPENDENT = (
+    "the initialiser {!r} doesn't draw its entries independently (or scales them in a way other than by fan_in, "
+    "fan_out or their average), so it can't serve a width that differs from lane to lane{}. "
+    "Try jax.nn.initializers.variance_scaling, or declare the width with static=True."
+)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """What errors call a function; of one made by a factory, the factory's name too."""
+    return getattr(function, "__qualname__", type(function).__name__)

@@ -50,10 +50,11 @@ def fold_in(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
     >>> bool((jax.random.key_data(fold_in(key, 3)) == jax.random.key_data(jax.random.fold_in(key, 3))).all())
     True
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or str(jax.random.key_impl(key)) != "threefry2x32":
+    if key.ndim or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or not _is_threefry(key):
         return jax.random.fold_in(key, number)
     words = jax.random.key_data(key)
-    folded = threefry(words[0], words[1], jnp.uint32(0), jnp.asarray(number).astype(jnp.uint32))
+    number = np.uint32(number) if isinstance(number, int) else jnp.asarray(number).astype(jnp.uint32)
+    folded = threefry(words[0], words[1], np.uint32(0), number)
     return jax.random.wrap_key_data(jnp.stack(folded), impl="threefry2x32")
 
 
@@ -64,16 +65,15 @@ _GOLDEN = np.uint32(0x9E3779B1)  # 2 ** 32 / the golden ratio, whose multiples l
 def position_bits(key: jax.Array, *coordinates: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two arrays of random words ``[len(c) for c in coordinates]``, uint32; ``[i, j]`` depends on ``c0[i], c1[j]``.
 
-    The hash is Threefry-2x32, once for each entry, as ``jax.random.bits`` takes it. Its counter has two words. For up to
-    two axes they are the coordinates; for more, each word packs half of them, ``golden * first + second``, which tells
-    all positions apart while axes that share a word have fewer than about 2 ** 30 positions together.
+    The hash is Threefry-2x32, once for each entry, as ``jax.random.bits`` takes it. Its counter has two words. For up
+    to two axes they are the coordinates; for more, each word packs half of them, ``golden * first + second``, which
+    tells all positions apart while axes that share a word have fewer than about 2 ** 30 positions together.
 
     >>> wide, narrow = (position_bits(jax.random.key(0), jnp.arange(3), jnp.arange(n))[0] for n in (9, 5))
     >>> bool((wide[:, :5] == narrow).all())
     True
     """
-    # Keys of other implementations have more words; two of them are what Threefry takes.
-    words = lax.reduce_xor(jax.random.key_data(key).reshape(-1, 2), axes=(0,))
+    words = _two_words(key)
     shape = tuple(map(len, coordinates))
     counters = [jnp.zeros(shape, jnp.uint32), jnp.zeros(shape, jnp.uint32)]
     half = len(shape) // 2
@@ -88,6 +88,15 @@ def position_bits(key: jax.Array, *coordinates: jax.Array) -> tuple[jax.Array, j
 def position_uniform(key: jax.Array, *coordinates: jax.Array) -> jax.Array:
     """Uniform float32 numbers in [0, 1) at the given coordinates, with 24 random bits each."""
     return (position_bits(key, *coordinates)[0] >> 8).astype(jnp.float32) * 2.0**-24
+
+
+def _is_threefry(key: jax.Array) -> bool:
+    return str(jax.random.key_impl(key)) == "threefry2x32"
+
+
+def _two_words(key: jax.Array) -> jax.Array:
+    """What Threefry takes for its key: the data of a key that is one, random words of any other."""
+    return jax.random.key_data(key) if _is_threefry(key) else jax.random.bits(key, (2,), jnp.uint32)
 
 
 def _threefry(data: jax.Array) -> jax.Array:
@@ -124,5 +133,4 @@ def position_key(key: jax.Array) -> jax.Array:
     >>> bool((normal[:, :3] == jax.random.normal(position_key(jax.random.key(0)), (2, 3))).all())
     True
     """
-    words = lax.reduce_xor(jax.random.key_data(key).reshape(-1, 2), axes=(0,))
-    return jax.random.wrap_key_data(words, impl=_position_implementation())
+    return jax.random.wrap_key_data(_two_words(key), impl=_position_implementation())

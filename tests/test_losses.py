@@ -1,0 +1,216 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet import losses
+
+FROM_TORCH = {
+    "cross_entropy_labels": losses.softmax_cross_entropy,
+    "cross_entropy_distributions": losses.softmax_cross_entropy,
+    "cross_entropy_pixels": losses.softmax_cross_entropy,
+    "binary_labels": losses.sigmoid_cross_entropy,
+    "binary_probabilities": losses.sigmoid_cross_entropy,
+    "squared_error": losses.squared_error,
+    "huber_0.5": losses.huber(0.5),
+    "huber_2.0": losses.huber(2.0),
+}
+
+
+@pytest.fixture(params=FROM_TORCH)
+def example(request, torch_reference):
+    return FROM_TORCH[request.param], torch_reference(f"losses/{request.param}")
+
+
+def test_values_and_gradients_equal_pytorch(example, x64):
+    """PyTorch 2.13, float64."""
+    loss, wanted = example
+    outputs, targets = jnp.asarray(wanted["outputs"]), jnp.asarray(wanted["targets"])
+    values = loss(outputs, targets)
+    assert values.dtype == jnp.float64
+    np.testing.assert_allclose(values, wanted["losses"], rtol=1e-12)
+    gradient = jax.grad(lambda o: loss(o, targets).sum())(outputs)
+    np.testing.assert_allclose(gradient, wanted["gradient"], rtol=1e-10, atol=1e-13)
+
+
+def test_gradients_equal_finite_differences(example, x64):
+    loss, wanted = example
+    outputs, targets = jnp.asarray(wanted["outputs"]), jnp.asarray(wanted["targets"])
+    direction = jax.random.normal(jax.random.key(0), outputs.shape, jnp.float64)
+    weights = jnp.arange(1.0, 1 + len(outputs))
+
+    @jax.jit
+    def total(outputs):
+        return jnp.vdot(weights, loss(outputs, targets))
+
+    difference = (total(outputs + 1e-6 * direction) - total(outputs - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(jnp.vdot(jax.grad(total)(outputs), direction), difference, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_one_number_an_example_that_sees_no_other(example, dtype):
+    loss, wanted = example
+    outputs, targets = jnp.asarray(wanted["outputs"], dtype), jnp.asarray(wanted["targets"])
+    targets = targets.astype(dtype if jnp.issubdtype(targets.dtype, jnp.floating) else jnp.int32)
+    values = loss(outputs, targets)
+    assert values.shape == (len(outputs),) and values.dtype == dtype
+    np.testing.assert_allclose(
+        values.astype(jnp.float32), wanted["losses"], rtol=0.05 if dtype == jnp.bfloat16 else 1e-5
+    )
+    spoiled = loss(outputs.at[0].set(jnp.nan), targets)
+    np.testing.assert_array_equal(spoiled[1:], values[1:])
+
+
+def test_by_hand():
+    assert losses.squared_error(jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 4.0], [3.0, 1.0]])).tolist() == [
+        2,
+        5,
+    ]
+    np.testing.assert_allclose(losses.huber(2.0)(jnp.array([1.0, 2.0, -5.0]), jnp.zeros(3)), [0.5, 2.0, 8.0])
+    logits = jnp.log(jnp.array([[1.0, 2.0, 5.0]]))
+    np.testing.assert_allclose(losses.softmax_cross_entropy(logits, jnp.array([1])), [np.log(4)], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.sigmoid_cross_entropy(jnp.log(jnp.array([3.0])), jnp.array([1])), [np.log(4 / 3)], rtol=1e-6
+    )
+
+
+def test_large_logits_neither_overflow_nor_lose_their_gradient():
+    outputs = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
+    assert losses.softmax_cross_entropy(outputs, jnp.array([0, 0])).tolist() == [0, 2e4]
+    assert losses.sigmoid_cross_entropy(outputs, jnp.array([[1, 0], [1, 0]])).tolist() == [0, 1e4]
+    for loss, targets in (
+        (losses.softmax_cross_entropy, jnp.array([0, 0])),
+        (losses.sigmoid_cross_entropy, jnp.ones((2, 2))),
+    ):
+        assert np.isfinite(jax.grad(lambda o, loss=loss, t=targets: loss(o, t).sum())(outputs)).all()
+
+
+def test_labels_equal_their_distributions(key):
+    outputs, labels = jax.random.normal(key, (6, 3, 4)), jnp.arange(18).reshape(6, 3) % 4
+    wanted = losses.softmax_cross_entropy(outputs, jax.nn.one_hot(labels, 4))
+    np.testing.assert_allclose(losses.softmax_cross_entropy(outputs, labels), wanted, rtol=1e-6)
+    np.testing.assert_allclose(losses.softmax_cross_entropy(outputs, labels.astype(jnp.uint8)), wanted, rtol=1e-6)
+
+
+def test_labels_out_of_range_are_nan_and_no_others():
+    values = losses.softmax_cross_entropy(jnp.zeros((4, 3)), jnp.array([0, -1, 3, 2]))
+    assert np.isnan(values).tolist() == [False, True, True, False]
+
+
+def test_delta_may_be_traced():
+    lanes = jax.vmap(lambda delta: losses.huber(delta)(jnp.array([0.5, 3.0]), jnp.zeros(2)))(jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(lanes, [[0.125, 1.375], [0.125, 2.5]])
+
+
+def test_a_batch_of_none():
+    for loss, targets in ((losses.squared_error, jnp.zeros((0, 3))), (losses.softmax_cross_entropy, jnp.zeros(0, int))):
+        assert loss(jnp.zeros((0, 3)), targets).shape == (0,)
+
+
+OUTPUTS = jnp.zeros((4, 3))
+
+
+@pytest.mark.parametrize(
+    "targets, kind, message",
+    [
+        (jnp.zeros(4), TypeError, r"labels of shape \(4,\) must be integers, got float32.*astype\(int\).*\(4, 3\)"),
+        (jnp.zeros(4, bool), TypeError, "must be integers, got bool"),
+        (
+            jnp.zeros((4, 1), int),
+            ValueError,
+            r"want integer labels \(4,\) or distributions \(4, 3\), got targets \(4, 1\).*targets\[..., 0\]",
+        ),
+        (jnp.zeros(3, int), ValueError, r"want integer labels \(4,\).*got targets \(3,\)$"),
+        (jnp.zeros((4, 2)), ValueError, r"distributions \(4, 3\), got targets \(4, 2\)"),
+        (jnp.zeros(()), ValueError, r"got targets \(\)"),
+    ],
+)
+def test_cross_entropy_refuses_targets(targets, kind, message):
+    with pytest.raises(kind, match="softmax_cross_entropy: .*" + message):
+        losses.softmax_cross_entropy(OUTPUTS, targets)
+
+
+def test_cross_entropy_refuses_outputs_without_classes():
+    with pytest.raises(
+        ValueError, match=r"softmax_cross_entropy: expected outputs \[batch, ..., classes\], got \(4,\)"
+    ):
+        losses.softmax_cross_entropy(jnp.zeros(4), jnp.zeros(4, int))
+
+
+@pytest.mark.parametrize(
+    "name, loss",
+    [
+        ("squared_error", losses.squared_error),
+        ("sigmoid_cross_entropy", losses.sigmoid_cross_entropy),
+        ("huber", losses.huber()),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (1, 3), (3, 4), (4, 3, 1)])
+def test_shapes_are_never_broadcast(name, loss, shape):
+    with pytest.raises(
+        ValueError, match=rf"{name}: outputs and targets must have the same shape, got \(4, 3\) and"
+    ) as error:
+        loss(OUTPUTS, jnp.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("delta", [0, -1.0, float("nan")])
+def test_huber_refuses_a_delta(delta):
+    with pytest.raises(ValueError, match="huber: delta must be positive, got"):
+        losses.huber(delta)
+
+
+# Penalties
+
+PARAMS = {
+    "body": ({"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([5.0, 5.0])}, ()),
+    "norm": {"scale": jnp.ones(3), "offset": jnp.ones(3)},
+    "head": {"w": jnp.array([[3.0]]), "u": jnp.array([-4.0]), "bias": jnp.ones(1)},
+}
+
+
+def test_penalties_by_hand():
+    assert float(losses.l2(0.5)(PARAMS)) == 0.5 * 0.5 * (1 + 4 + 9 + 16)
+    assert float(losses.l1(0.5)(PARAMS)) == 0.5 * (1 + 2 + 3 + 4)
+    assert float(losses.l2(0)(PARAMS)) == 0
+
+
+def test_the_gradient_of_l2_is_a_weight_decay():
+    gradient = jax.grad(losses.l2(0.1))(PARAMS)
+    np.testing.assert_allclose(gradient["body"][0]["w"], [[0.1, -0.2]], rtol=1e-6)
+    assert not gradient["body"][0]["b"].any() and not gradient["norm"]["scale"].any()
+
+
+def test_the_gradient_of_l1_is_a_sign_and_zero_at_zero():
+    """So an inactive weight stays zero."""
+    assert jax.grad(losses.l1(0.5))({"w": jnp.array([2.0, 0.0, -3.0])})["w"].tolist() == [0.5, 0.0, -0.5]
+
+
+@pytest.mark.parametrize("penalty", [losses.l1, losses.l2])
+def test_penalties_of_any_tree(penalty):
+    assert float(penalty(1.0)(())) == 0
+    assert float(penalty(2.0)([jnp.ones(3)])) == float(penalty(2.0)({"w": jnp.ones(3)}))
+    assert float(penalty(2.0)(jnp.ones(3))) == float(penalty(2.0)({"w": jnp.ones(3)}))
+    assert penalty(2.0)({"b": jnp.ones(3)}).shape == ()
+
+
+@pytest.mark.parametrize("penalty", [losses.l1, losses.l2])
+@pytest.mark.parametrize("strength", [-1, -0.1, float("nan")])
+def test_negative_strengths_are_refused(penalty, strength):
+    with pytest.raises(ValueError, match=f"{penalty.__name__}: strength must not be negative, got"):
+        penalty(strength)
+
+
+def test_strength_may_be_traced():
+    assert jax.vmap(lambda s: jn.losses.l2(s)(PARAMS))(jnp.array([0.0, 2.0])).tolist() == [0, 30]
+
+
+@pytest.mark.parametrize(
+    "targets, message", [([0, 1, 3], r"\[2\] is 3\. .*give the network 4 outputs"), ([[0, -1]], r"\[0, 1\] is -1")]
+)
+def test_check_labels_says_where(targets, message):
+    with pytest.raises(ValueError, match=r"integers in \[0, 3\).*targets" + message):
+        losses.check_labels(np.array(targets), 3)
+    losses.check_labels(np.array([0, 2]), 3)
+    losses.check_labels(np.array([0.5, 7.0]), 3)
