@@ -100,8 +100,8 @@ def unpad(padded: Layer, narrow: Layer, spec: Spec, params: Any, state: Any) -> 
       params, state: the padded network's trees.
     """
     key = jax.random.key(0)
-    with making_masks():
-        masks = padded.init(key, spec)[:2]
+    with making_masks():  # jitted, so that one small program is compiled and not one for each operation
+        masks = jax.jit(lambda: padded.init(key, spec)[:2])()
     wanted = jax.eval_shape(lambda: narrow.init(key, spec)[:2])
     masks = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(masks)}
     values = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path((params, state))}

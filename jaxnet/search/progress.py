@@ -47,7 +47,7 @@ class Progress:
         if not self._best <= best:
             self._best = best
         if self._bar is not None:
-            best_text = "-" if math.isnan(self._best) else f"{self._best:.4g}"
+            best_text = f"{self._best:.4g}" if math.isfinite(self._best) else "-"
             self._bar.update(self._task, completed=share, best=best_text, doing=doing)
 
     def chunk(self, trials: int) -> None:
