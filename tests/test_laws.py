@@ -224,7 +224,7 @@ MASKS = {
 
 @pytest.mark.parametrize("mask, bound", MASKS.values(), ids=MASKS.keys())
 def test_padded_equals_narrow(case, mask, bound, key):
-    """Whatever the bound and wherever the gaps: the same draws, the same active outputs, and zeros between them."""
+    """Whatever the bound and wherever the gaps: the same draws, active outputs and gradients; zeros between them."""
     active = np.array(mask)
     assert case.shape[-1] == len(active)
     narrow, padded = case.make(4), case.make(jn.Size(bound, 4))
@@ -252,6 +252,16 @@ def test_padded_equals_narrow(case, mask, bound, key):
         np.testing.assert_allclose(wide_y[..., on], y, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(wide_y[..., on] == 0, y == 0)  # dropout drops the same
         np.testing.assert_array_equal(wide_y[..., ~on], 0)
+
+    def total(layer, state, on):
+        return lambda params, x: jnp.sum(jnp.sin(layer.apply(params, state, x, key=key, train=True)[0][..., on]))
+
+    d_params, dx = jax.grad(total(narrow, state, np.ones(out.shape[-1], bool)), argnums=(0, 1))(params, x)
+    wide_d_params, wide_dx = jax.grad(total(padded, wide_state, on), argnums=(0, 1))(wide_params, wide_x)
+    np.testing.assert_allclose(wide_dx[..., active], dx, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(wide_dx[..., ~active], 0)
+    cut, _ = unpad(entrance, entrance_narrow, spec, wide_d_params, wide_state)
+    assert_close(cut, d_params, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_of_fifty_is_the_same_alone_and_inside_64_and_128(key):

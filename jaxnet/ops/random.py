@@ -67,7 +67,8 @@ def position_bits(key: jax.Array, *coordinates: jax.Array) -> tuple[jax.Array, j
 
     The hash is Threefry-2x32, once for each entry, as ``jax.random.bits`` takes it. Its counter has two words. For up
     to two axes they are the coordinates; for more, each word packs half of them, ``golden * first + second``, which
-    tells all positions apart while axes that share a word have fewer than about 2 ** 30 positions together.
+    tells all positions apart while the axes that share a word have fewer than 2 ** 21 positions together; beyond that
+    a few entries may share their words. Arrays of different rank have nothing in common.
 
     >>> wide, narrow = (position_bits(jax.random.key(0), jnp.arange(3), jnp.arange(n))[0] for n in (9, 5))
     >>> bool((wide[:, :5] == narrow).all())
@@ -81,7 +82,7 @@ def position_bits(key: jax.Array, *coordinates: jax.Array) -> tuple[jax.Array, j
         along = lax.broadcast_in_dim(coordinate.astype(jnp.uint32), shape, (axis,))
         word = int(axis >= half)
         counters[word] = counters[word] * _GOLDEN + along if axis not in (0, half) else along
-    first, second = (jnp.broadcast_to(word, shape) for word in (words[0] ^ _DOMAIN, words[1]))
+    first, second = (jnp.broadcast_to(word, shape) for word in (words[0] ^ np.uint32(_DOMAIN + len(shape)), words[1]))
     return threefry(first, second, *counters)
 
 

@@ -39,9 +39,10 @@ def guarded_steps(
 ) -> Callable[[Any, Any, Any], Any]:
     """``scan_steps`` in which a lane that stops being healthy stays for ever as it was before that step.
 
-    The same as ``new = step(...); carry = new if healthy(new) else freeze(carry, i)`` at every step, without its cost:
-    steps are taken on trust, ``SEGMENT`` at a time; only when a lane comes out unhealthy is the segment taken again
-    from its start, one step at a time, and each unhealthy lane frozen at its step.
+    The same as ``new = step(...); carry = new if healthy(new) else freeze(carry, i)`` at every step, without its cost,
+    for steps that don't make an unhealthy carry healthy again (NaN stays NaN in a sum): steps are taken on trust,
+    ``SEGMENT`` at a time; only when a lane comes out unhealthy is the segment taken again from its start, one step at a
+    time, and each unhealthy lane frozen at its step.
 
     Args:
       step, length: as for ``scan_steps``; ``step`` must leave a frozen carry as it is.
