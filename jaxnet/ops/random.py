@@ -58,7 +58,7 @@ def fold_in(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
     return jax.random.wrap_key_data(jnp.stack(folded), impl="threefry2x32")
 
 
-_DOMAIN = np.uint32(0x6A61786E)  # keeps these draws apart from what else is made of the key, such as its fold_ins
+_DOMAIN = np.uint32(0x6A61786C)  # keeps these draws apart from what else is made of the key, such as its fold_ins
 _GOLDEN = np.uint32(0x9E3779B1)  # 2 ** 32 / the golden ratio, whose multiples lie as far from one another as they can
 
 
