@@ -64,7 +64,9 @@ def test_measures_are_means_over_all_examples(key):
     np.testing.assert_allclose(measured["error"], wrong, rtol=1e-6)
     np.testing.assert_allclose(fitted.curve["validation_error"], [wrong], rtol=1e-6)
     np.testing.assert_allclose(fitted.curve["validation_loss"], [measured["loss"]], rtol=1e-5)
-    np.testing.assert_allclose(jn.predict(trial.net, *fitted[:2], validation[0], batch_size=100), outputs, rtol=1e-4)
+    np.testing.assert_allclose(
+        jn.predict(trial.net, *fitted[:2], validation[0], batch_size=100), outputs, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_pixels_stay_bytes_until_a_batch_is_made(key):
