@@ -84,7 +84,8 @@ def picture(result: jn.search.SearchResult, best: Sequence[int]) -> Figure:
     """Everything that the search saw, in percent; ``best`` are the ids to highlight, the very best first."""
     errors, error = 100 * result.table["score"], "validation error (%)"
     figure = Figure(figsize=(10, 6.4), layout="constrained")
-    axes = figure.subplot_mosaic([["learning_rate"] * 2 + ["l2"] * 2 + ["hidden"] * 2, ["curves"] * 3 + ["best"] * 3])
+    mosaic: Any = [["learning_rate"] * 2 + ["l2"] * 2 + ["hidden"] * 2, ["curves"] * 3 + ["best"] * 3]
+    axes = figure.subplot_mosaic(mosaic)
     for name, label in {"learning_rate": "learning rate", "l2": "l2 penalty", "hidden": "hidden units"}.items():
         plots.scatter(axes[name], SPACE.distribution(name, {}), result.table[name], errors, best)
         axes[name].set(xlabel=label)

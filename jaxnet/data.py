@@ -118,7 +118,8 @@ def as_key(key: Any) -> jax.Array:
     raw = isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.ndim == 1
     if not typed and not raw:
         raise TypeError(f"expected a single key such as jax.random.key(0), got {_outline(key)}")
-    return key if typed else jax.random.wrap_key_data(jnp.asarray(key))
+    made: Any = key if typed else jax.random.wrap_key_data(jnp.asarray(key))
+    return made
 
 
 def check_count(name: str, value: Any) -> None:

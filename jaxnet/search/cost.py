@@ -99,7 +99,7 @@ class CostModel:
 def structure(static: Mapping[str, Any], floats: list[str], sizes: list[str], bounds, leasts) -> Hyperparameters:
     """Hyperparameters of one lane as shapes: what a program is traced with."""
     number, integer = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-    traced = dict.fromkeys(floats, number)
+    traced: dict[str, Any] = dict.fromkeys(floats, number)
     for name, bound, least in zip(sizes, bounds, leasts, strict=True):
         traced[name] = Size(int(bound), integer, name, int(least))
     return Hyperparameters({**static, **traced})
