@@ -123,7 +123,14 @@ def as_key(key: Any) -> jax.Array:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a Python integer of at least 1."""
+    """Raises unless ``value`` is an integer of at least 1.
+
+    Args:
+      name: of the argument, for the error. value: what was given for it.
+
+    Raises:
+      TypeError: for a bool or what isn't an integer. ValueError: below 1.
+    """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < 1:

@@ -1,6 +1,6 @@
 """How fast is a fused random search over MNIST networks, against one network at a time and against Optuna?
 
-    python -m experiments.benchmarks.mlp_sweep                 64 trials, 5 epochs; about 20 minutes on two cores
+    python -m experiments.benchmarks.mlp_sweep                 64 trials, 5 epochs
     python -m experiments.benchmarks.mlp_sweep --trials 1024 --epochs 10      for a GPU
 
 The same configurations everywhere: 784-N-10 with relu, plain SGD, batch 128, N log-uniform in 10 ... 1000, on 50,000

@@ -97,7 +97,13 @@ class CostModel:
 
 
 def structure(static: Mapping[str, Any], floats: list[str], sizes: list[str], bounds, leasts) -> Hyperparameters:
-    """Hyperparameters of one lane as shapes: what a program is traced with."""
+    """Hyperparameters of one lane as shapes: what a program is traced with.
+
+    Args:
+      static: values that are compiled in, by name.
+      floats, sizes: the names of float32 scalars and of sizes.
+      bounds, leasts: of the sizes, in their order.
+    """
     number, integer = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
     traced: dict[str, Any] = dict.fromkeys(floats, number)
     for name, bound, least in zip(sizes, bounds, leasts, strict=True):

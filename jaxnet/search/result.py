@@ -221,7 +221,13 @@ class SearchResult:
 
 
 def kept_network(make_trial, hp: Hyperparameters, kinds, sizes, spec, trees) -> Callable[[], Network]:
-    """A network out of the padded trees of a lane, cut when it is asked for."""
+    """A network out of the padded trees of a lane, cut when it is asked for.
+
+    Args:
+      make_trial, hp: the trial function, and the trial's hyperparameters with integers for sizes.
+      kinds, sizes: of each hyperparameter its kind, and of each size ``(least, bound)`` in the lane's group.
+      spec: of one example. trees: the lane's params and state, as NumPy arrays.
+    """
 
     def make() -> Network:
         narrow = make_trial(hp).net
