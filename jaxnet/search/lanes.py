@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
-import functools
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Size
-from jaxnet.search.planning import Group, Plan, free_memory
+from jaxnet.search.planning import Group, Plan, concurrent_chunks, cores, free_memory
 from jaxnet.search.progress import Progress
 from jaxnet.search.space import Hyperparameters
 from jaxnet.training import Keys, Program
@@ -35,7 +34,8 @@ class Outcome:
     """What running a plan gives.
 
     ``history`` has a float64 array ``[trials, units]`` for each measure, NaN where a trial wasn't trained or had
-    diverged; ``diverged`` is ``[trials]``, the step or -1; ``kept`` has trees of the best trials by id.
+    diverged; ``diverged`` is ``[trials]``, the step or -1; ``kept`` has trees of the best trials by id;
+    ``compile_seconds`` is the time in which programs were traced or compiled and no trial ran.
     """
 
     history: dict[str, np.ndarray]
@@ -55,7 +55,10 @@ def run_plan(
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Runs all groups of a plan, chunk by chunk.
+    """Runs all groups of a plan, chunk by chunk, on a CPU as many chunks at once as it has cores.
+
+    Tracing, data and everything that is written down stay on the calling thread (JAX's configuration is local to a
+    thread, and nothing needs a lock); other threads only wait, for the compiler and for units that run.
 
     Args:
       program, plan, configurations, keys: what runs, and the streams it draws from.
@@ -63,37 +66,7 @@ def run_plan(
       extract: what of a carry is kept.
       progress: told of every unit.
     """
-    trials = len(configurations)
-    outcome = Outcome({}, np.full(trials, -1), {})
-    progress = progress or Progress(trials, plan.units, show=False)
-    total, done = sum(group.seconds for group in plan.groups), 0.0
-    waiting = time.perf_counter()
-    for number, (group, compiled) in enumerate(_compiled_groups(program, plan, keys), start=1):
-        outcome.compile_seconds += time.perf_counter() - waiting
-        started = time.perf_counter()
-        pending = [group.ids[i : i + group.lanes] for i in range(0, len(group.ids), group.lanes)]
-        lanes, memory = group.lanes, free_memory()
-        while lanes > 1 and _needed(compiled) > memory:  # the plan's estimate was too low
-            lanes, compiled, pending = _halve(program, plan, group, lanes, keys, pending)
-        while pending:
-            ids = pending.pop(0)
-
-            share = group.seconds * len(ids) / len(group.ids) / total
-            told = functools.partial(_tell, progress, f"group {number}/{len(plan.groups)}", done, share, plan.units)
-            try:
-                lane = _run_chunk(program, plan, group, lanes, compiled, ids, configurations, keys, outcome, told)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) or lanes == 1:
-                    raise
-                lanes, compiled, pending = _halve(program, plan, group, lanes, keys, [ids, *pending])
-                continue
-            if keep:
-                _keep_best(outcome, ids, lane, keep, extract)
-            done += share
-            progress.chunk(len(ids))
-        outcome.run_seconds += time.perf_counter() - started
-        waiting = time.perf_counter()
-    return outcome
+    return _Run(program, plan, configurations, keys, keep, extract, progress).to_its_end()
 
 
 def concrete(
@@ -109,13 +82,6 @@ def concrete(
     return Hyperparameters(values)
 
 
-def _halve(program, plan, group, lanes, keys, pending):
-    """For lanes that don't fit: half as many, their program, and the chunks that are left, cut to match."""
-    lanes = -(-lanes // 2)
-    pending = [part for chunk in pending for part in (chunk[:lanes], chunk[lanes:]) if len(part)]
-    return lanes, _lower(program, plan, group, lanes, keys)(), pending
-
-
 def _needed(compiled: tuple[Any, Any]) -> int:
     """Bytes that a group's compiled program takes while it runs, as the compiler knows them."""
     analysis = compiled[1].memory_analysis()
@@ -125,40 +91,170 @@ def _needed(compiled: tuple[Any, Any]) -> int:
     return passed + analysis.temp_size_in_bytes
 
 
-def _tell(progress: Progress, doing: str, done: float, share: float, units: int, unit: int, best: float) -> None:
-    progress.unit(doing, done + share * (unit + 1) / units, best)
+@dataclasses.dataclass(eq=False)
+class _Chunk:
+    """Trials on their way through all units in the lanes of one compiled program."""
+
+    group: Group
+    lanes: int
+    ids: np.ndarray
+    compiled: tuple[Any, Any]
+    lane: Any = None
+    unit: int = 0
+    arguments: tuple = ()
 
 
-def _run_chunk(program, plan: Plan, group: Group, lanes, compiled, ids, configurations, keys, outcome, told) -> Any:
-    """Trains the trials ``ids`` for all units, writes what it measures into ``outcome``, returns the lanes."""
-    padded = np.resize(ids, lanes)  # a chunk that isn't full repeats its trials; the repeats are not read
-    values = {}
-    for name in configurations[ids[0]]:
-        column = [configurations[i][name] for i in padded]
-        if name in group.sizes:
-            least, bound = group.sizes[name]
-            values[name] = Size(bound, np.array(column, np.int32), name, least)
-        elif name in group.static:
-            values[name] = group.static[name]
-        else:
-            values[name] = np.array(column, np.float32)
-    hp = Hyperparameters({name: values[name] for name in group.structure(plan.floats)})
-    start, advance = compiled
-    lane = start(hp, padded.astype(np.int32), keys.trials)
-    for unit in range(plan.units):
-        rest = () if program.feed is None else (program.feed(unit),)
-        lane, measures = advance(hp, lane, padded.astype(np.int32), keys.trials, np.int32(unit), *rest)
-        measures = {name: np.asarray(value, np.float64)[: len(ids)] for name, value in jax.device_get(measures).items()}
+@dataclasses.dataclass(eq=False)
+class _Compilation:
+    """A group's program on its way through the compiler, for the trials ``ids``."""
+
+    group: Group
+    lanes: int
+    ids: np.ndarray
+
+
+class _Run:
+    """The run of a plan: which programs compile, which chunks wait, which run, and what came out so far."""
+
+    def __init__(
+        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress
+    ):
+        self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
+        self.keep, self.extract = keep, extract
+        self.progress = progress or Progress(len(configurations), plan.units, show=False)
+        self.outcome = Outcome({}, np.full(len(configurations), -1), {})
+        self.cost, self.done = sum(group.seconds for group in plan.groups), 0.0
+        self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups))
+        self.memory = free_memory() // self.at_once
+        self.groups = collections.deque(plan.groups)
+        self.ready: collections.deque[_Chunk] = collections.deque()
+        self.under_way: dict[concurrent.futures.Future, _Chunk | _Compilation] = {}
+        # A matmul split over all cores waits for the slowest of them, so on a CPU compiling and running take turns.
+        self.take_turns = jax.default_backend() == "cpu"
+        self.ahead = 16 if self.take_turns else 4
+        self.compilers = concurrent.futures.ThreadPoolExecutor(min(4, cores()), "jaxnet-compile")
+        self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
+
+    def to_its_end(self) -> Outcome:
+        try:
+            while self.groups or self.ready or self.under_way:
+                started, idle = time.perf_counter(), not self._running
+                self._go_on()
+                self._await()
+                elapsed = time.perf_counter() - started
+                self.outcome.compile_seconds += idle * elapsed
+                self.outcome.run_seconds += (not idle) * elapsed
+        finally:
+            self.compilers.shutdown(cancel_futures=True)
+            self.runners.shutdown(cancel_futures=True)
+        return self.outcome
+
+    def _go_on(self) -> None:
+        """Starts to run and to compile what may start now."""
+        compiling = len(self.under_way) - self._running
+        while self.ready and self._running < self.at_once and not (self.take_turns and compiling):
+            self._start(self.ready.popleft())
+        if self.take_turns and self.under_way:
+            return
+        programs = compiling + len({id(chunk.compiled) for chunk in self.ready})
+        for _ in range(min(len(self.groups), self.ahead - programs)):
+            group = self.groups.popleft()
+            self._compile(group, group.lanes, group.ids)
+
+    @property
+    def _running(self) -> int:
+        return sum(isinstance(job, _Chunk) for job in self.under_way.values())
+
+    def _await(self) -> None:
+        """Waits for whatever is ready first, and goes on from there."""
+        done, _ = concurrent.futures.wait(self.under_way, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in done:
+            job = self.under_way.pop(future, None)
+            if isinstance(job, _Compilation):
+                self._compiled(job, future.result())
+            elif job is not None:
+                self._unit_over(job, future)
+
+    def _compile(self, group: Group, lanes: int, ids: np.ndarray) -> None:
+        lowered = _lower(self.program, self.plan, group, lanes, self.keys)
+        self.under_way[self.compilers.submit(lowered)] = _Compilation(group, lanes, ids)
+
+    def _compiled(self, job: _Compilation, compiled: tuple[Any, Any]) -> None:
+        if job.lanes > 1 and _needed(compiled) > self.memory:  # the plan's estimate was too low
+            self._compile(job.group, -(-job.lanes // 2), job.ids)
+            return
+        chunks = [job.ids[i : i + job.lanes] for i in range(0, len(job.ids), job.lanes)]
+        self.ready.extend(_Chunk(job.group, job.lanes, ids, compiled) for ids in chunks)
+
+    def _start(self, chunk: _Chunk) -> None:
+        """The chunk's hyperparameters as arrays, and its first unit."""
+        group, padded = chunk.group, np.resize(chunk.ids, chunk.lanes)  # repeats fill a chunk, and are not read
+        values = {}
+        for name in self.configurations[chunk.ids[0]]:
+            column = [self.configurations[i][name] for i in padded]
+            if name in group.sizes:
+                least, bound = group.sizes[name]
+                values[name] = Size(bound, np.array(column, np.int32), name, least)
+            elif name in group.static:
+                values[name] = group.static[name]
+            else:
+                values[name] = np.array(column, np.float32)
+        hp = Hyperparameters({name: values[name] for name in group.structure(self.plan.floats)})
+        chunk.arguments = hp, padded.astype(np.int32), self.keys.trials
+        self._advance(chunk)
+
+    def _advance(self, chunk: _Chunk) -> None:
+        rest = () if self.program.feed is None else (self.program.feed(chunk.unit),)
+        self.under_way[self.runners.submit(_unit, chunk, np.int32(chunk.unit), *rest)] = chunk
+
+    def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
+        share = chunk.group.seconds * len(chunk.ids) / len(chunk.group.ids) / self.plan.units / self.cost
+        try:
+            going = self._record(chunk, future.result())
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) or chunk.lanes == 1:
+                raise
+            self.done -= share * chunk.unit
+            self._halve(chunk)
+            return
+        chunk.unit += 1
+        self.done += share
+        if chunk.unit < self.plan.units and going:
+            self._advance(chunk)
+            return
+        if self.keep:
+            _keep_best(self.outcome, chunk.ids, chunk.lane, self.keep, self.extract)
+        self.done += share * (self.plan.units - chunk.unit)
+        self.progress.chunk(len(chunk.ids), self.done)
+
+    def _record(self, chunk: _Chunk, measures: dict[str, np.ndarray]) -> bool:
+        """Writes down what a unit measured; whether any lane goes on."""
+        outcome, ids = self.outcome, chunk.ids
+        measures = {name: np.asarray(value, np.float64)[: len(ids)] for name, value in measures.items()}
         diverged = measures.pop("diverged")
         going = (diverged < 0) & np.isfinite(measures["score"])
         outcome.diverged[ids] = np.where(diverged >= 0, diverged, outcome.diverged[ids])
         for name, value in measures.items():
-            column = outcome.history.setdefault(name, np.full((len(configurations), plan.units), np.nan))
-            column[ids, unit] = np.where(going, value, np.nan)
-        told(unit, float(np.min(measures["score"], where=going, initial=np.inf)))
-        if not going.any():
-            break
-    return lane
+            column = outcome.history.setdefault(name, np.full((len(self.configurations), self.plan.units), np.nan))
+            column[ids, chunk.unit] = np.where(going, value, np.nan)
+        self.progress.unit(self.done, float(np.min(measures["score"], where=going, initial=np.inf)))
+        return bool(going.any())
+
+    def _halve(self, chunk: _Chunk) -> None:
+        """For lanes that don't fit: the chunk and those that wait behind it again, in half as many lanes."""
+        behind = [other for other in self.ready if other.compiled is chunk.compiled]
+        self.ready = collections.deque(other for other in self.ready if other.compiled is not chunk.compiled)
+        chunk.lane = None
+        self._compile(chunk.group, -(-chunk.lanes // 2), np.concatenate([c.ids for c in (chunk, *behind)]))
+
+
+def _unit(chunk: _Chunk, unit: np.int32, *rest: Any) -> dict[str, np.ndarray]:
+    """Runs one unit of a chunk, the first after making its lanes; returns what it measured, on the host."""
+    start, advance = chunk.compiled
+    hp, ids, key = chunk.arguments
+    lane = start(hp, ids, key) if chunk.unit == 0 else chunk.lane
+    chunk.lane, measures = advance(hp, lane, ids, key, unit, *rest)
+    return jax.device_get(measures)
 
 
 def _lower(program: Program, plan: Plan, group: Group, lanes: int, keys: Keys) -> Callable[[], tuple[Any, Any]]:
@@ -194,24 +290,23 @@ def _lower(program: Program, plan: Plan, group: Group, lanes: int, keys: Keys) -
     rest = () if program.feed is None else (program.feed(0),)
     starter = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))
     lane = jax.eval_shape(starter, hp, ids, key)
-    advancer = jax.jit(jax.vmap(advance, in_axes=(0, 0, 0, None, None) + (None,) * len(rest)), donate_argnums=1)
+    advancer = jax.jit(_over_lanes(advance, lanes, (0, 0, 0, None, None) + (None,) * len(rest)), donate_argnums=1)
     lowered = starter.lower(hp, ids, key), advancer.lower(hp, lane, ids, key, unit, *rest)
     return lambda: (lowered[0].compile(), lowered[1].compile())
 
 
-def _compiled_groups(program: Program, plan: Plan, keys: Keys) -> Iterator[tuple[Group, tuple[Any, Any]]]:
-    """The groups with their compiled programs; the next ones compile on other threads while one runs."""
-    ahead = min(4, os.cpu_count() or 1)
-    with concurrent.futures.ThreadPoolExecutor(ahead) as pool:
-        queue: list[tuple[Group, concurrent.futures.Future]] = []
-        groups = iter(plan.groups)
-        while True:
-            while len(queue) <= ahead and (group := next(groups, None)) is not None:
-                queue.append((group, pool.submit(_lower(program, plan, group, group.lanes, keys))))
-            if not queue:
-                return
-            group, future = queue.pop(0)
-            yield group, future.result()
+def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Callable[..., Any]:
+    """``vmap``, except for a single lane, which is faster as it is than as a batch of one."""
+    if lanes > 1:
+        return jax.vmap(function, in_axes=in_axes)
+
+    def one(*args):
+        args = [
+            jax.tree.map(lambda a: a[0], arg) if axis == 0 else arg for arg, axis in zip(args, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda a: a[None], function(*args))
+
+    return one
 
 
 def _keep_best(outcome: Outcome, ids: np.ndarray, lane: Lane, keep: int, extract: Callable[[Any], Any]) -> None:

@@ -16,8 +16,8 @@ from jaxnet.training import Program
 
 # What a trade between padding and compiling needs to know of a machine: rough, since only ratios decide.
 # Operations a second and bytes a second of one core or one device, and seconds to compile one group's programs.
-RATES = {"cpu": (6e10, 8e9, 1.0), "gpu": (2e13, 2e12, 5.0), "tpu": (5e13, 1e12, 10.0)}
-CPU_CACHE = 2 * 2**20  # bytes of lanes in one program that stay in the cache of a core or two
+RATES = {"cpu": (7e10, 1.6e10, 2.4), "gpu": (2e13, 2e12, 5.0), "tpu": (5e13, 1e12, 10.0)}
+CPU_CACHE = 2**20  # bytes of lanes in one program that stay in the cache of a core
 MOST_BLOCKS = 48  # candidates for where to cut a sorted list of trials
 
 
@@ -135,6 +135,7 @@ def make_plan(
         ranges = {name: (own[:, j].min(), own[:, j].max()) for j, name in enumerate(sizes)}
         model = CostModel(program, static, floats, ranges, feed)
         groups += _cut(model, static, sizes, own, np.array(members), units, memory, lanes)
+    groups.sort(key=lambda group: -group.seconds / group.chunks)  # what takes longest first, so that no core ends alone
     return Plan(tuple(groups), floats, units)
 
 
@@ -182,11 +183,11 @@ def _cut(model: CostModel, static, sizes, own, ids, units: int, memory: int, lan
 
 
 def _lanes(cost: np.ndarray, count: int, memory: int) -> int:
-    """As many lanes as fit, in chunks of equal size so that the last one isn't mostly empty."""
-    most = max(1, int(memory // _held(cost)))
+    """As many lanes as fit, with the fewest of them empty in the last chunk; on a CPU, fit in the cache too."""
+    most = max(1, min(count, int(memory // _held(cost))))
     if jax.default_backend() == "cpu":
-        most = min(most, max(1, int(CPU_CACHE // cost[2])))
-    return -(-count // -(-count // most))
+        most = max(1, min(most, int(CPU_CACHE // cost[2]), -(-count // cores())))
+    return min(range(-(-most // 2), most + 1), key=lambda lanes: (-count % lanes, -lanes))
 
 
 def _held(cost: np.ndarray) -> float:
@@ -201,7 +202,19 @@ def _seconds(costs: np.ndarray) -> np.ndarray:
 
 def _rates() -> tuple[float, float, float]:
     flops, bandwidth, compile_seconds = RATES.get(jax.default_backend(), RATES["gpu"])
-    return flops * ((os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1), bandwidth, compile_seconds
+    if jax.default_backend() == "cpu":
+        return flops * cores(), bandwidth * cores(), compile_seconds / cores()
+    return flops, bandwidth, compile_seconds
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def concurrent_chunks(chunks: int) -> int:
+    """How many chunks run at once: on a CPU one a core, since a single small matmul doesn't keep two cores busy."""
+    return min(cores(), chunks) if jax.default_backend() == "cpu" else 1
 
 
 def free_memory() -> int:

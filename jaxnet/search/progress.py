@@ -42,16 +42,16 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def unit(self, doing: str, share: float, best: float) -> None:
+    def unit(self, share: float, best: float) -> None:
         """A unit of a chunk is over: ``share`` of the search's work is done, ``best`` is its lowest score."""
         if not self._best <= best:
             self._best = best
         if self._bar is not None:
             best_text = f"{self._best:.4g}" if math.isfinite(self._best) else "-"
-            self._bar.update(self._task, completed=share, best=best_text, doing=doing)
+            self._bar.update(self._task, completed=share, best=best_text, doing="training")
 
-    def chunk(self, trials: int) -> None:
-        """``trials`` more configurations are done."""
+    def chunk(self, trials: int, share: float) -> None:
+        """``trials`` more configurations are done, and ``share`` of the search's work."""
         self._done += trials
         if self._bar is not None:
-            self._bar.update(self._task, done=self._done)
+            self._bar.update(self._task, completed=share, done=self._done)

@@ -18,9 +18,9 @@ def test_it_is_quiet_where_output_is_no_terminal(capsys, key):
 def test_it_tells_what_is_done_and_the_best_so_far():
     with Progress(8, 2, show=True) as progress:
         for share, best in ((0.1, math.inf), (0.25, 0.5), (0.5, 0.125), (0.75, 0.4)):
-            progress.unit("group 1/2", share, best)
-        progress.chunk(3)
-        progress.chunk(2)
+            progress.unit(share, best)
+        progress.chunk(3, 0.75)
+        progress.chunk(2, 0.8)
         task = progress._bar.tasks[0]
-    assert task.completed == 0.75 and task.total == 1
-    assert task.fields == {"doing": "group 1/2", "done": 5, "trials": 8, "best": "0.125"}
+    assert task.completed == 0.8 and task.total == 1
+    assert task.fields == {"doing": "training", "done": 5, "trials": 8, "best": "0.125"}

@@ -89,13 +89,13 @@ def test_chunks_change_nothing_and_lose_no_trial(lanes, result):
 @pytest.mark.parametrize("how", ["it raises when it runs", "its compiled program is too large"])
 def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result, monkeypatch):
     refused = []
-    run_chunk, needed = lanes_module._run_chunk, lanes_module._needed
+    unit, needed = lanes_module._unit, lanes_module._needed
 
-    def exhausted(program, plan, group, lanes, compiled, ids, *rest):
-        if lanes > 2:
-            refused.append(lanes)
+    def exhausted(chunk, number, *rest):
+        if chunk.lanes > 2 and number == 1:
+            refused.append(chunk.lanes)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
-        return run_chunk(program, plan, group, lanes, compiled, ids, *rest)
+        return unit(chunk, number, *rest)
 
     def too_large(compiled):
         lanes = jax.tree.leaves(compiled[1].in_avals)[0].shape[0]
@@ -103,7 +103,7 @@ def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result
         return needed(compiled) if lanes <= 2 else 2**60
 
     if how == "it raises when it runs":
-        monkeypatch.setattr(lanes_module, "_run_chunk", exhausted)
+        monkeypatch.setattr(lanes_module, "_unit", exhausted)
     else:
         monkeypatch.setattr(lanes_module, "_needed", too_large)
     halved = search(lanes=6)
