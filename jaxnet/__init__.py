@@ -8,6 +8,7 @@ from jaxnet.layer import Layer as Layer
 from jaxnet.layer import Size as Size
 from jaxnet.layer import Spec as Spec
 from jaxnet.ops.parameters import parameter as parameter
+from jaxnet.sequence import Sequence as Sequence
 
 # Layers.
 from jaxnet.layers.dense import dense as dense

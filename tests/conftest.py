@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-collect_ignore = ["reference/make_torch.py"]  # run by hand; the tests do without PyTorch
+collect_ignore_glob = ["reference/make_torch*.py"]  # run by hand; the tests do without PyTorch
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -38,11 +38,19 @@ def x64():
 
 @pytest.fixture(scope="session")
 def torch_reference():
-    """``torch_reference("linear/matrix")``: the arrays below that name, computed by PyTorch, float64 on the host."""
-    with np.load(pathlib.Path(__file__).parent / "reference" / "torch.npz") as file:
-        arrays = dict(file)
+    """``torch_reference("linear/matrix")``: the arrays below that name, computed by PyTorch, float64 on the host.
+
+    They stand in ``torch_linear.npz`` where a topic has a file of its own, else in ``torch.npz``.
+    """
+    folder, files = pathlib.Path(__file__).parent / "reference", {}
 
     def below(prefix):
+        topic = folder / f"torch_{prefix.split('/')[0]}.npz"
+        path = topic if topic.exists() else folder / "torch.npz"
+        if path not in files:
+            with np.load(path) as file:
+                files[path] = dict(file)
+        arrays = files[path]
         return {name.removeprefix(f"{prefix}/"): a for name, a in arrays.items() if name.startswith(f"{prefix}/")}
 
     return below

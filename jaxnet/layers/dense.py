@@ -7,13 +7,17 @@ import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
 from jaxnet.ops.parameters import Initializer, parameter
+from jaxnet.sequence import on_features
 
 
-def dense(features: int | Size, *, w_init: Initializer = jax.nn.initializers.lecun_normal()) -> Layer:
+def dense(
+    features: int | Size, *, bias: bool = True, w_init: Initializer = jax.nn.initializers.lecun_normal()
+) -> Layer:
     """Affine map of the last axis, ``y = x @ w + b``, from ``[batch, ..., in_features]`` to ``[batch, ..., features]``.
 
     Args:
       features: units of the output; a ``Size`` lets it differ from lane to lane.
+      bias: whether ``b`` is added; without it there is no such parameter, as before a normalisation that centres.
       w_init: draws ``w``. The default has variance ``1 / in_features``, counting active features, so that inputs of
         unit variance give outputs of unit variance. ``b`` starts at 0. For layers followed by relu,
         ``jax.nn.initializers.he_normal()`` is the usual choice; it isn't guessed.
@@ -41,8 +45,9 @@ def dense(features: int | Size, *, w_init: Initializer = jax.nn.initializers.lec
         dtype = spec.dtype if jnp.issubdtype(spec.dtype, jnp.floating) else jnp.dtype(jnp.float32)
         params = {
             "w": parameter(key, w_init, (in_features, features), active=(spec.active, None), dtype=dtype),
-            "b": parameter(key, jax.nn.initializers.zeros, (features,), dtype=dtype),
         }
+        if bias:
+            params["b"] = parameter(key, jax.nn.initializers.zeros, (features,), dtype=dtype)
         units, active = (features.bound, features.active) if isinstance(features, Size) else (int(features), None)
         return params, (), Spec((*shape, units), dtype, active)
 
@@ -55,6 +60,6 @@ def dense(features: int | Size, *, w_init: Initializer = jax.nn.initializers.lec
                 f"jnp.moveaxis(x, 1, -1)."
             )
         y = x @ params["w"]  # inactive columns and biases are zero, and so is what they give
-        return y + along_features(params["b"], y), state
+        return (y + along_features(params["b"], y) if bias else y), state
 
-    return Layer(init, apply)
+    return on_features(init, apply)

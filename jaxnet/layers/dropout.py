@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxnet.layer import Layer, as_spec
 from jaxnet.ops.parameters import narrow_positions
 from jaxnet.ops.random import position_uniform
+from jaxnet.sequence import on_features
 
 
 def dropout(rate: Any) -> Layer:
@@ -54,4 +55,4 @@ def dropout(rate: Any) -> Layer:
         keep = position_uniform(key, *lead, features) >= rate
         return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
 
-    return Layer(init, apply)
+    return on_features(init, apply)

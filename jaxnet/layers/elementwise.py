@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Layer, Spec, along_features, as_spec
+from jaxnet.sequence import on_features
 
 
 def elementwise(function: Callable[[Any], Any]) -> Layer:
@@ -60,7 +61,7 @@ def elementwise(function: Callable[[Any], Any]) -> Layer:
         return jnp.where(active, y, jnp.zeros((), y.dtype)), state
 
     init.__qualname__ = name
-    return Layer(init, apply)
+    return on_features(init, apply, fill=1.0)  # at 0 a slope may be infinite, and times zero it would be NaN
 
 
 def lift(function: Callable[[Any], Any], *, active: Callable[[jax.Array], jax.Array] | None = None) -> Layer:
