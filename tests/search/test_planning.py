@@ -66,6 +66,22 @@ def test_lanes_follow_from_memory_and_chunks_are_even(monkeypatch):
     assert planning._lanes(cost, 10, memory=3) == 1
 
 
+def test_on_a_cpu_every_core_gets_a_chunk_and_lanes_stay_in_its_cache(monkeypatch):
+    monkeypatch.setattr(planning.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(planning, "cores", lambda: 4)
+    small, large = np.array([1.0, 1.0, 100.0, 50.0]), np.array([1.0, 1.0, planning.CPU_CACHE / 2.5, 50.0])
+    assert planning._lanes(small, 12, memory=10**9) == 3  # a chunk for each core
+    assert planning._lanes(large, 12, memory=10**9) == 2
+    assert planning._lanes(large, 13, memory=10**9) == 1  # two lanes would leave one empty
+    assert [planning.concurrent_chunks(chunks) for chunks in (1, 3, 9)] == [1, 3, 4]
+
+
+def test_what_takes_longest_runs_first():
+    plan = jn.search.plan(trial, SPACE, (X, Y), (X, Y), trials=100, epochs=3, key=KEY)
+    seconds = [group.seconds / group.chunks for group in plan.groups]
+    assert len(seconds) > 1 and seconds == sorted(seconds, reverse=True)
+
+
 def test_operations_are_counted_as_by_hand():
     program = supervised(trial, *[(jnp.asarray(X), jnp.asarray(Y))] * 2, order_key=KEY, shuffle="shared")
     cost = lane_cost(program, structure({}, ["rate"], ["hidden"], [40], [40]), program.feed(0))

@@ -1,5 +1,7 @@
 """The search: its lanes are trials trained alone, whatever the chunks, the order and the neighbours."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,26 @@ def test_chunks_change_nothing_and_lose_no_trial(lanes, result):
     assert {group.lanes for group in chunked.plan.groups} <= set(range(1, lanes + 1))
     assert sorted(np.concatenate([group.ids for group in chunked.plan.groups])) == list(range(12))
     same(chunked, result)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_chunks_that_run_at_once_change_nothing(cores, result, monkeypatch):
+    monkeypatch.setattr("jaxnet.search.planning.cores", lambda: cores)
+    same(search(lanes=3), result)
+
+
+def test_a_failure_while_chunks_run_is_raised_and_leaves_no_thread(monkeypatch):
+    unit = lanes_module._unit
+
+    def failing(chunk, number, *rest):
+        if number == 1:
+            raise RuntimeError("the data went away")
+        return unit(chunk, number, *rest)
+
+    monkeypatch.setattr(lanes_module, "_unit", failing)
+    with pytest.raises(RuntimeError, match="the data went away"):
+        search(lanes=3)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("jaxnet")]
 
 
 @pytest.mark.parametrize("how", ["it raises when it runs", "its compiled program is too large"])
