@@ -9,11 +9,11 @@ Measure: error, the percentage of digits misclassified, lower is better. Over 10
 The test set is looked at only once the validation set has ranked the trials, and has no say in any choice.
 
 Writes into the output folder:
-  results.csv   a row a trial: hyperparameters, errors, losses, and the step at which it diverged, if it did
-  search.png    validation error against each hyperparameter, all learning curves, and the best so far
-  search.npz    the search itself, for ``jn.search.SearchResult.load``: table, curves and the ten best networks
-  best.npz      the network to use, of the retrained ones the best on validation data, as plain NumPy arrays:
-                logits = relu(pixels / 255 @ hidden_w + hidden_b) @ output_w + output_b
+  results.csv     a row a trial: hyperparameters, errors, losses, and the step at which it diverged, if it did
+  search.png      validation error against each hyperparameter, all learning curves, and the best so far
+  search.msgpack  the search itself, for ``jn.search.SearchResult.load``: table, curves and the ten best networks
+  best.npz        the network to use, of the retrained ones the best on validation data, as plain NumPy arrays:
+                  logits = relu(pixels / 255 @ hidden_w + hidden_b) @ output_w + output_b
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     ranked = result.ranked(BEST)
     result.to_csv(options.output / "results.csv")
-    result.save(options.output / "search.npz")
+    result.save(options.output / "search.msgpack")
     picture(result, [row["id"] for row in ranked]).savefig(options.output / "search.png", dpi=130)
     if not ranked:
         raise SystemExit("All configurations diverged, so there is no best one; try more trials or another optimizer.")
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = fits[int(np.nanargmin(errors[:, 0]))]
     arrays = {f"{layer}_{name}": chosen.params[layer][name] for layer in ("hidden", "output") for name in ("w", "b")}
     np.savez(options.output / "best.npz", **jax.device_get(arrays))
-    print(f"\nresults.csv, search.png, search.npz and best.npz are in {options.output}")
+    print(f"\nresults.csv, search.png, search.msgpack and best.npz are in {options.output}")
     print(f"{time.perf_counter() - started:.0f} s in all")
 
 

@@ -14,9 +14,28 @@ from jaxnet.sequence import Sequence as Sequence
 from jaxnet.layers.dense import dense as dense
 from jaxnet.layers.dropout import dropout as dropout
 from jaxnet.layers.elementwise import lift as lift
+from jaxnet.layers.normalization import batch_norm as batch_norm
+from jaxnet.layers.normalization import group_norm as group_norm
+from jaxnet.layers.normalization import instance_norm as instance_norm
+from jaxnet.layers.normalization import layer_norm as layer_norm
+from jaxnet.layers.normalization import rms_norm as rms_norm
+from jaxnet.layers.normalization import spectral_norm as spectral_norm
+from jaxnet.layers.pooling import adaptive_avg_pool as adaptive_avg_pool
+from jaxnet.layers.pooling import adaptive_max_pool as adaptive_max_pool
+from jaxnet.layers.pooling import avg_pool as avg_pool
+from jaxnet.layers.pooling import global_avg_pool as global_avg_pool
+from jaxnet.layers.pooling import global_max_pool as global_max_pool
+from jaxnet.layers.pooling import lp_pool as lp_pool
+from jaxnet.layers.pooling import max_pool as max_pool
+from jaxnet.layers.pooling import min_pool as min_pool
+from jaxnet.layers.pooling import sum_pool as sum_pool
 from jaxnet.layers.shape import flatten as flatten
+from jaxnet.layers.recurrent import gru as gru
+from jaxnet.layers.recurrent import lstm as lstm
+from jaxnet.layers.recurrent import rnn as rnn
 
 # Layers made of layers.
+from jaxnet.layers.recurrent import bidirectional as bidirectional
 from jaxnet.combinators import serial as serial
 
 # Losses and penalties, metrics.
@@ -31,6 +50,10 @@ from jaxnet.training import fit as fit
 from jaxnet.training import patience as patience
 from jaxnet.training import predict as predict
 from jaxnet.training import target as target
+
+# Networks in files.
+from jaxnet.checkpoint import load as load
+from jaxnet.checkpoint import save as save
 
 # Search.
 from jaxnet import search as search

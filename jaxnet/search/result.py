@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import functools
 import io
-import json
 import os
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from jaxnet.checkpoint import as_trees, by_path, read_arrays, replacing, write_arrays
 from jaxnet.layer import Layer, Spec
 from jaxnet.ops.parameters import unpad
 from jaxnet.search.lanes import concrete
@@ -22,7 +19,7 @@ from jaxnet.search.planning import Plan
 from jaxnet.search.space import Hyperparameters
 from jaxnet.training import Trial
 
-FORMAT = "jaxnet search result 1"
+FORMAT = "result of a search"
 
 Row = dict[str, Any]
 
@@ -141,7 +138,7 @@ class SearchResult:
 
     def to_csv(self, path: str | os.PathLike) -> None:
         """Writes the table as CSV with a header; values that aren't numbers as text."""
-        with _replacing(path) as file:
+        with replacing(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text)
             writer.writerow(self.table)
@@ -149,7 +146,7 @@ class SearchResult:
             text.detach()
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes table, curves and the networks at hand into one file (a zip of ``.npy`` arrays; nothing is pickled).
+        """Writes table, curves and the networks at hand into one file, as ``jn.save`` does; nothing is pickled.
 
         Values that aren't numbers, strings, booleans or None (functions in a ``choice``) are written as their names.
         """
@@ -164,15 +161,12 @@ class SearchResult:
         for trial_id in self._kept:
             network = self.network(trial_id)
             trees = (network.params, network.state) if isinstance(network, Network) else network
-            for path_, leaf in jax.tree_util.tree_leaves_with_path(trees):
-                arrays[f"network/{trial_id}/{jax.tree_util.keystr(path_)}"] = np.asarray(leaf)
+            arrays |= {f"network/{trial_id}/{name}": leaf for name, leaf in by_path(trees).items()}
         header = {
-            "format": FORMAT, "names": self.names, "columns": list(self.table), "objects": objects,
+            "names": self.names, "columns": list(self.table), "objects": objects,
             "kept": list(self._kept), "compile_seconds": self.compile_seconds, "run_seconds": self.run_seconds,
         }  # fmt: skip
-        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        with _replacing(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(path, FORMAT, header, arrays)
 
     @classmethod
     def load(
@@ -192,16 +186,7 @@ class SearchResult:
           ValueError: for a file that isn't such a result, or is truncated; from ``network``, when the trial function
             makes a network of other shapes.
         """
-        try:
-            with open(path, "rb") as stored, np.load(stored, allow_pickle=False) as file:
-                header = json.loads(file["header"].tobytes())
-                if header.get("format") != FORMAT:
-                    raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
-                arrays = {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a whole result of a search: {error}") from error
+        header, arrays = read_arrays(path, FORMAT)
         objects = {name: np.array(values, object) for name, values in header["objects"].items()}
         objects["status"] = objects["status"].astype(str)
         table = {name: objects[name] if name in objects else arrays[f"table/{name}"] for name in header["columns"]}
@@ -214,9 +199,7 @@ class SearchResult:
             for trial_id in header["kept"]:
                 prefix = f"network/{trial_id}/"
                 leaves = {name[len(prefix) :]: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
-                result._kept[trial_id] = lambda i=trial_id, leaves=leaves: _rebuild(
-                    trial(result.hyperparameters(i)).net, spec, leaves
-                )
+                result._kept[trial_id] = functools.partial(_rebuilt, result, trial, spec, trial_id, leaves)
         return result
 
 
@@ -237,33 +220,9 @@ def kept_network(make_trial, hp: Hyperparameters, kinds, sizes, spec, trees) -> 
     return make
 
 
-def _rebuild(net: Layer, spec: Any, leaves: dict[str, np.ndarray]) -> Network:
-    wanted = jax.eval_shape(lambda: net.init(jax.random.key(0), spec)[:2])
-
-    def find(path, shape):
-        name = jax.tree_util.keystr(path)
-        if name not in leaves or leaves[name].shape != shape.shape:
-            found = leaves[name].shape if name in leaves else "nothing"
-            raise ValueError(f"the trial function makes {name} of shape {shape.shape}, the file has {found}")
-        return leaves[name]
-
-    return Network(net, *jax.tree_util.tree_map_with_path(find, wanted))
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` only once it is whole and on the disk."""
-    path = os.fspath(path)
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), suffix=".part", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+def _rebuilt(result: SearchResult, trial, spec, trial_id: int, leaves: dict[str, np.ndarray]) -> Network:
+    net = trial(result.hyperparameters(trial_id)).net
+    return Network(net, *as_trees(net, spec, leaves, f"trial {trial_id} of the file"))
 
 
 def _id(row: Row | int) -> int:

@@ -52,7 +52,7 @@ def test_results_have_a_row_a_trial_within_the_space(output):
 
 def test_the_search_can_be_loaded_with_its_networks(output):
     trial = experiment.make_trial(experiment.OPTIMIZER, experiment.BATCH_SIZE)
-    result = jn.search.SearchResult.load(output / "search.npz", trial, (28, 28, 1))
+    result = jn.search.SearchResult.load(output / "search.msgpack", trial, (28, 28, 1))
     network = result.network()
     _, validation, _ = experiment.load(experiment.QUICK.examples)
     made = trial(result.hyperparameters(result.best))
