@@ -15,10 +15,6 @@ Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is lef
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import time
 from pathlib import Path
 
@@ -29,12 +25,12 @@ import optax
 import jaxnet as jn
 from experiments import mnist
 from experiments.benchmarks import peers
+from experiments.benchmarks.report import machine, where, write
 
 BATCH_SIZE = 128
 SPACE = jn.Space(
     learning_rate=jn.log_uniform(1e-3, 1e-1), l2=jn.log_uniform(1e-6, 1e-1), hidden=jn.log_integers(10, 1000)
 )
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "torch", "optuna", "numpy")
 
 
 def trial(hp):
@@ -142,22 +138,16 @@ def main(arguments: list[str] | None = None) -> None:
     peak = max(peak, peers.matmul_peak())  # again at the end: the faster of the two is the ceiling
     for row in rows:
         row["share_of_matmul_peak"] = row.get("operations_per_second", 0.0) / peak
-    report = {"machine": _machine(), "settings": vars(options) | {"output": None}, "matmul_peak": peak, "rows": rows}
-    text = markdown(report)
-    print(text)
-    options.output.mkdir(parents=True, exist_ok=True)
-    stem = f"mlp_sweep_{jax.default_backend()}"
-    (options.output / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (options.output / f"{stem}.md").write_text(text + "\n")
+    report = {"machine": machine(), "settings": vars(options) | {"output": None}, "matmul_peak": peak, "rows": rows}
+    write(options.output, "mlp_sweep", report, markdown(report))
 
 
 def markdown(report: dict) -> str:
     """The report as a table, ratios to its first row."""
-    settings, machine = report["settings"], report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    settings = report["settings"]
     head = (
-        f"{settings['trials']} trials of {settings['epochs']} epochs, seed {settings['seed']}; {machine['device']}, "
-        f"{machine['cores']} cores, {versions}; matmul peak {report['matmul_peak'] / 1e9:.0f} GFLOP/s."
+        f"{settings['trials']} trials of {settings['epochs']} epochs, seed {settings['seed']}; "
+        f"{where(report['machine'])}; matmul peak {report['matmul_peak'] / 1e9:.0f} GFLOP/s."
     )
     lines = [
         head,
@@ -195,26 +185,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     return options
-
-
-def _machine() -> dict:
-    device = jax.devices()[0]
-    name = platform.processor() or platform.machine()
-    if device.platform == "cpu" and os.path.exists("/proc/cpuinfo"):
-        information = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":")[1].strip() for line in information if line.startswith("model name")), name)
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "device": device.device_kind if device.platform != "cpu" else f"CPU ({name})",
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
 
 
 if __name__ == "__main__":
