@@ -23,6 +23,7 @@ from jaxnet.layers.elementwise import as_layer, function_name
 from jaxnet.losses import check_labels, softmax_cross_entropy
 from jaxnet.metrics import error
 from jaxnet.ops.random import fold_in
+from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
 
 EVALUATION_BATCH = 1000  # large enough for full speed, small enough that a thousand lanes' activations fit
@@ -354,8 +355,12 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         if trial.augment is not None:
             inputs = trial.augment(fold_in(step_key, 1), inputs)
 
+        # Batch statistics leave out the rows that are copies; where every batch is full, they needn't ask.
+        counted = None if not isinstance(size, Size) and examples % size == 0 else valid
+
         def objective(params):
-            outputs, state = trial.net.apply(params, carry.state, inputs, key=fold_in(step_key, 0), train=True)
+            with counting_rows(counted):
+                outputs, state = trial.net.apply(params, carry.state, inputs, key=fold_in(step_key, 0), train=True)
             losses = _one_per_example("loss", trial.loss, outputs, targets, valid)
             loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)
             if trial.penalty is not None:
