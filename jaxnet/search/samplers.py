@@ -38,6 +38,32 @@ def random() -> Sampler:
     return sample
 
 
+def sobol() -> Sampler:
+    """Points of a scrambled Sobol sequence: as random as ``random()`` one by one, but spread more evenly together.
+
+    With powers of two trials each hyperparameter's range, cut into as many equal parts, has one trial in each part.
+
+    Source: Bergstra and Bengio, "Random search for hyper-parameter optimization" (JMLR 2012), sec. 5; the sequence and
+    its scrambling (Owen; Matousek) are scipy's.
+
+    >>> import jaxnet as jn
+    >>> configurations = sobol()(jn.Space(x=jn.uniform(0, 8)), jax.random.key(0), 8)
+    >>> sorted(int(configuration["x"]) for configuration in configurations)
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+
+    def sample(space: Space, key: jax.Array, trials: int | None) -> list[dict[str, Any]]:
+        if trials is None:
+            raise ValueError("a Sobol search needs trials=, the number of configurations to try; best a power of two")
+        from scipy.stats import qmc  # imported when used: it is slow
+
+        seed = np.random.default_rng(np.asarray(jax.random.bits(key, (2,), jnp.uint32)))
+        points = qmc.Sobol(len(space), rng=seed).random_base2((trials - 1).bit_length())[:trials]
+        return [space.configuration(point) for point in points]
+
+    return sample
+
+
 def grid(points: int | Mapping[str, int] = 5) -> Sampler:
     """All combinations of evenly spaced values (on the entry's own scale, ends included), the last entry fastest.
 

@@ -9,16 +9,29 @@ import jaxnet as jn
 SPACE = jn.Space(rate=jn.log_uniform(1e-3, 1e-1), hidden=jn.log_integers(10, 1000), act=jn.choice("relu", "tanh"))
 
 
-def test_more_trials_begin_with_the_trials_of_fewer(key):
-    many, few = (jn.search.random()(SPACE, key, n) for n in (256, 64))
-    assert many[:64] == few
-    assert jn.search.random()(SPACE, jax.random.key(1), 64) != few
+@pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
+@pytest.mark.parametrize("fewer", [64, 50, 1])
+def test_more_trials_begin_with_the_trials_of_fewer(sampler, fewer, key):
+    many, few = (sampler(SPACE, key, n) for n in (256, fewer))
+    assert many[:fewer] == few and len(few) == fewer
+    assert sampler(SPACE, jax.random.key(1), fewer) != few
 
 
-def test_random_draws_follow_their_distributions(key):
+def test_a_sobol_sequence_has_one_point_in_each_part_of_each_axis(key):
+    """And so has every half of it; the points are scipy's."""
+    space = jn.Space(a=jn.uniform(0, 64), b=jn.uniform(0, 64), c=jn.uniform(0, 64))
+    rows = jn.search.sobol()(space, key, 64)
+    for name in space.entries:
+        assert sorted(int(row[name]) for row in rows) == list(range(64))
+        assert sorted(int(row[name]) // 2 for row in rows[:32]) == list(range(32))
+    assert len({tuple(int(row[name]) // 16 for name in "ab") for row in rows[:16]}) == 16
+
+
+@pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
+def test_draws_follow_their_distributions(sampler, key):
     from scipy import stats
 
-    rows = jn.search.random()(SPACE, key, 4000)
+    rows = sampler(SPACE, key, 4000)
     rates = np.log([row["rate"] for row in rows])
     low, high = np.log([1e-3, 1e-1])
     assert stats.kstest(rates, stats.uniform(low, high - low).cdf).pvalue > 0.01
@@ -47,6 +60,8 @@ def test_a_grid_over_few_integers_and_dependent_entries_takes_each_once():
 def test_what_can_not_be_sampled_is_refused(key):
     with pytest.raises(ValueError, match="random search needs trials="):
         jn.search.random()(SPACE, key, None)
+    with pytest.raises(ValueError, match="Sobol search needs trials="):
+        jn.search.sobol()(SPACE, key, None)
     with pytest.raises(ValueError, match=r"the space has no \['widht'\]; it has \['rate', 'hidden', 'act'\]"):
         jn.search.grid({"widht": 3})(SPACE, key, None)
     with pytest.raises(ValueError, match="9999 trials asked for, but the grid has only 50; try more points"):
