@@ -151,6 +151,11 @@ def as_spec(spec: Spec | tuple[int, ...], rank: int | None = None) -> Spec:
     dtype('float32')
     """
     shape = spec.shape if isinstance(spec, Spec) else spec
+    if hasattr(spec, "lengths"):
+        raise TypeError(
+            f"this layer takes arrays, not a Sequence of different lengths, got {spec!r}. Put a layer before it that "
+            f'makes an array of a sequence, such as jn.gru(units, returns="last").'
+        )
     if not isinstance(shape, (tuple, list)) or not all(hasattr(n, "__index__") for n in shape):
         raise TypeError(
             f"expected a Spec or a shape tuple without the batch axis, such as (28, 28, 1), got {spec!r}"

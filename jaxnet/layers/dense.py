@@ -62,4 +62,4 @@ def dense(
         y = x @ params["w"]  # inactive columns and biases are zero, and so is what they give
         return (y + along_features(params["b"], y) if bias else y), state
 
-    return on_features(init, apply)
+    return on_features(init, apply, rank=2)  # of a Sequence, time is not a feature

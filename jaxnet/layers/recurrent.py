@@ -1,0 +1,455 @@
+"""Recurrent layers: a cell, and a scan over time that all cells share.
+
+The product of the inputs with ``w`` stands outside the scan, one matmul over all time steps; inside it, the gates of a
+step are one matmul of the hidden state with ``u``. Columns of ``w``, ``u`` and ``b`` lie gate by gate, each gate with
+all its units (under sizes with all of its bound, the active ones first): ``[in_features, gates * units]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
+from jaxnet.layers.elementwise import elementwise
+from jaxnet.ops.parameters import Initializer, parameter
+from jaxnet.ops.random import fold_in, position_uniform
+from jaxnet.sequence import Sequence, sequence_spec
+
+Returns = Literal["sequence", "last", "state", "both", "step"]
+
+_RETURNS = ("sequence", "last", "state", "both", "step")
+
+
+def rnn(
+    units: int | Size,
+    activation: Callable[[Any], Any] = jnp.tanh,
+    *,
+    returns: Returns = "sequence",
+    reverse: bool = False,
+    recurrent_dropout: Any = 0.0,
+    unroll: int | bool = 1,
+    w_init: Initializer = jax.nn.initializers.lecun_normal(),
+    u_init: Initializer = jax.nn.initializers.lecun_normal(),
+) -> Layer:
+    """The plain recurrence, ``h' = activation(x @ w + h @ u + b)``, from ``[batch, time, in_features]``.
+
+    Input: an array, or a ``Sequence``; with a state to start from, the pair ``(x, state)``. Without one (or with None)
+    it starts from zeros. Each sequence of a batch gives what it gives alone: padding changes no output, no final state
+    and no gradient, outputs past the end are zero, and a sequence of length 0 ends in the state it starts from.
+
+    Args:
+      units: of the hidden state; a ``Size`` lets it differ from lane to lane.
+      activation: an elementwise function, usually ``jnp.tanh`` or ``jax.nn.relu``.
+      returns: "sequence": all outputs ``[batch, time, units]``, a ``Sequence`` if the input is one; "last": the output
+        of the step that was taken last, ``[batch, units]``; "state": the final state, here the same array; "both": the
+        pair of sequence and state. "step": there is no scan, x is a single step ``[batch, in_features]``, and what
+        comes is the pair ``(output, state)``: a layer with the same parameters that takes one step at a time, as in
+        generation.
+      reverse: from the last step of each sequence to its first; outputs stay at their inputs' places.
+      recurrent_dropout: in training, the share of the hidden units that the product with ``u`` doesn't see; a number in
+        [0, 1), may be traced. One mask for an example, the same at all its steps (and, with "step", under the same key)
+        and for all gates; what is kept is divided by ``1 - recurrent_dropout``.
+      unroll: how many steps a turn of the scan's loop takes, True for all: more are faster, and compile longer.
+      w_init, u_init: draw ``w`` and ``u``, gate by gate. Entries of ``u`` have variance ``1 / units``, so a step keeps
+        the expected norm of the state, as an orthogonal matrix does. An orthogonal ``u`` is the usual choice where
+        widths are integers (``u_init=jax.nn.initializers.orthogonal()``); it can't be the default, since its entries
+        depend on each other, and so on the bound of a ``Size``.
+
+    Parameters: ``w`` ``[in_features, units]``, ``u`` ``[units, units]``, ``b`` ``[units]``, zero at first; in the
+    input's dtype where that is floating, else float32. State: none, except for the mask of the active units where there
+    are sizes and ``activation(0)`` isn't 0.
+
+    Raises:
+      TypeError, ValueError: here, for units or an option of the wrong kind; from ``init``, when an example isn't
+        ``(time, in_features)``, or a given state not ``(units,)``; from ``apply``, for an ``x`` or a state of another
+        shape, and in training with ``recurrent_dropout`` and without a key.
+
+    Source: Elman, "Finding structure in time" (1990); the dropout is Gal and Ghahramani, "A theoretically grounded
+    application of dropout in recurrent neural networks" (2016), with the mask that all gates share. PyTorch has two
+    biases, whose sum is our ``b``.
+
+    >>> layer = rnn(1, jax.nn.relu)  # with weights of 1 it adds up
+    >>> params = {"w": jnp.ones((1, 1)), "u": jnp.ones((1, 1)), "b": jnp.zeros(1)}
+    >>> x = Sequence(jnp.array([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]]), jnp.array([3, 2]))
+    >>> layer.apply(params, (), x)[0].values[..., 0].tolist()
+    [[1.0, 3.0, 6.0], [4.0, 9.0, 0.0]]
+    >>> rnn(1, jax.nn.relu, returns="last").apply(params, (), (x, jnp.array([[0.0], [10.0]])))[0].tolist()
+    [[6.0], [19.0]]
+    """
+    function = elementwise(activation)
+
+    def advance(params, state, x, product, carry):
+        return (function.apply((), state, x + product)[0],)
+
+    cell = _Cell("rnn", 1, 1, advance, lambda key, units, spec: ({}, function.init(None, spec)[1]))
+    return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
+
+
+def gru(
+    units: int | Size,
+    *,
+    returns: Returns = "sequence",
+    reverse: bool = False,
+    recurrent_dropout: Any = 0.0,
+    unroll: int | bool = 1,
+    w_init: Initializer = jax.nn.initializers.lecun_normal(),
+    u_init: Initializer = jax.nn.initializers.lecun_normal(),
+) -> Layer:
+    """Gated recurrent units: a reset gate r, an update gate z and a candidate n, from ``[batch, time, in_features]``.
+
+    ``r, z = sigmoid(x @ w + h @ u + b)``, each with its own columns; ``n = tanh(x @ w + b + r * (h @ u + b_u))``;
+    ``h' = (1 - z) * n + z * h``.
+
+    Args, input, output, errors: as for ``rnn``.
+
+    Parameters: ``w`` ``[in_features, 3 * units]``, ``u`` ``[units, 3 * units]`` and ``b`` ``[3 * units]``, in the order
+    r, z, n; ``b_u`` ``[units]``, the bias that the reset gate multiplies together with the candidate's product with
+    ``u`` (penalties leave it out as they do ``b``). No state.
+
+    Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), in the form that resets
+    after the matmul (cuDNN, PyTorch, flax), so that there is one matmul. PyTorch has two biases for each gate: ``b`` is
+    their sum for r and z; for n it is the first of them, and ``b_u`` the second.
+
+    >>> params = {"w": jnp.zeros((2, 3)), "u": jnp.zeros((1, 3)), "b": jnp.zeros(3), "b_u": jnp.zeros(1)}
+    >>> h = jnp.array([[1.0]])  # with weights of 0 both gates are one half, and so is what is kept at each step
+    >>> gru(1).apply(params, (), (jnp.ones((1, 3, 2)), h))[0][..., 0].tolist()
+    [[0.5, 0.25, 0.125]]
+    """
+
+    def advance(params, state, x, product, carry):
+        (h,) = carry
+        width = h.shape[-1]
+        gates = jax.nn.sigmoid(x[:, : 2 * width] + product[:, : 2 * width])  # [batch, 2 * units]
+        r, z = jnp.split(gates, 2, axis=-1)
+        n = jnp.tanh(x[:, 2 * width :] + r * (product[:, 2 * width :] + along_features(params["b_u"], h)))
+        return ((1 - z) * n + z * h,)
+
+    def begin(key, units, spec):
+        return {"b_u": parameter(key, jax.nn.initializers.zeros, (units,), dtype=spec.dtype)}, ()
+
+    cell = _Cell("gru", 3, 1, advance, begin)
+    return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
+
+
+def lstm(
+    units: int | Size,
+    *,
+    forget_bias: Any = 1.0,
+    returns: Returns = "sequence",
+    reverse: bool = False,
+    recurrent_dropout: Any = 0.0,
+    unroll: int | bool = 1,
+    w_init: Initializer = jax.nn.initializers.lecun_normal(),
+    u_init: Initializer = jax.nn.initializers.lecun_normal(),
+) -> Layer:
+    """Long short-term memory, from ``[batch, time, in_features]``; its state is the pair ``(h, c)``.
+
+    ``i, f, g, o = x @ w + h @ u + b``, each with its own columns;
+    ``c' = sigmoid(f + forget_bias) * c + sigmoid(i) * tanh(g)`` and ``h' = sigmoid(o) * tanh(c')``, the output.
+
+    Args:
+      forget_bias: added to the forget gate at every step, so that with ``b`` at its initial zero the cell remembers,
+        and early gradients reach far back; may be traced.
+      Others, input, output, errors: as for ``rnn``. A given state, and what "state", "both" and "step" return, is a
+        pair of arrays ``[batch, units]``.
+
+    Parameters: ``w`` ``[in_features, 4 * units]``, ``u`` ``[units, 4 * units]`` and ``b`` ``[4 * units]``, in the order
+    i, f, g, o. No state.
+
+    Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997), with the forget gate of Gers et al., "Learning
+    to forget" (2000), and the bias of Jozefowicz et al. (2015). PyTorch has two biases, whose sum is our ``b`` plus
+    ``forget_bias`` for the forget gate.
+
+    >>> params = {"w": jnp.zeros((2, 4)), "u": jnp.zeros((1, 4)), "b": jnp.zeros(4)}
+    >>> state = (jnp.zeros((1, 1)), jnp.ones((1, 1)))  # with weights of 0, c is multiplied by sigmoid(1) = 0.73
+    >>> (h, c), _ = lstm(1, returns="state").apply(params, (), (jnp.ones((1, 2, 2)), state))
+    >>> c.tolist()  # 0.73 squared
+    [[0.5344]]
+    """
+
+    def advance(params, state, x, product, carry):
+        _, c = carry
+        i, f, g, o = jnp.split(x + product, 4, axis=-1)  # each [batch, units]
+        c = jax.nn.sigmoid(f + jnp.asarray(forget_bias, f.dtype)) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+    cell = _Cell("lstm", 4, 2, advance, lambda key, units, spec: ({}, ()))
+    return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
+
+
+def bidirectional(forward: Layer, backward: Layer | None = None) -> Layer:
+    """Two recurrent layers over the same input, the second from each sequence's own end to its start, side by side.
+
+    Args:
+      forward: a layer over time, with any ``returns`` but "step"; also a ``serial`` of such layers.
+      backward: what reads the sequence reversed, a layer that returns the same kind; by default ``forward`` again, with
+        parameters of its own. It must not be made with ``reverse=True``, which would turn it round a second time.
+
+    Output: what the two layers return, concatenated on the features, forward first; of outputs over time, each pair
+    belongs to the same input. Where they return several arrays (the ``(h, c)`` of an LSTM), so does this layer.
+    Parameters and state: the dict ``{"forward": ..., "backward": ...}``. A state to start from is given as
+    ``(x, (forward_state, backward_state))``.
+
+    Raises:
+      TypeError: here, for what isn't a layer. ValueError: from ``init``, when the two don't return the same kind; and
+        what the two raise.
+
+    Source: Schuster and Paliwal, "Bidirectional recurrent neural networks" (1997).
+
+    >>> layer = bidirectional(rnn(1, jax.nn.relu))
+    >>> params = {"w": jnp.ones((1, 1)), "u": jnp.ones((1, 1)), "b": jnp.zeros(1)}
+    >>> x = Sequence(jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([2]))
+    >>> layer.apply({"forward": params, "backward": params}, {"forward": (), "backward": ()}, x)[0].values.tolist()
+    [[[1.0, 3.0], [3.0, 2.0], [0.0, 0.0]]]
+    """
+    layers = {"forward": forward, "backward": forward if backward is None else backward}
+    for direction, layer in layers.items():
+        if not isinstance(layer, Layer):
+            raise TypeError(f"bidirectional: {direction} must be a layer such as jn.lstm(8), got {layer!r}")
+
+    def init(key, spec):
+        x, given = _split_spec(spec)
+        made = {}
+        for i, (direction, layer) in enumerate(layers.items()):
+            made[direction] = layer.init(fold_in(key, i), x if given is None else (x, given[i]))
+        outs = [out for _, _, out in made.values()]
+        if _kind(outs[0]) != _kind(outs[1]):
+            raise ValueError(f"bidirectional: both layers must return the same kind, got {outs[0]} and {outs[1]}")
+        params = {direction: made[direction][0] for direction in made}
+        state = {direction: made[direction][1] for direction in made}
+        return params, state, jax.tree.map(_side_by_side, *outs, is_leaf=_is_spec)
+
+    def apply(params, state, x, *, key=None, train=False):
+        x, given = x if isinstance(x, tuple) else (x, None)
+        outputs, new_state = {}, {}
+        for i, (direction, layer) in enumerate(layers.items()):
+            turn = _reversed if direction == "backward" else lambda value: value
+            y, new_state[direction] = layer.apply(
+                params[direction],
+                state[direction],
+                turn(x) if given is None else (turn(x), given[i]),
+                key=None if key is None else fold_in(key, i),
+                train=train,
+            )
+            outputs[direction] = jax.tree.map(turn, y, is_leaf=_is_sequence)
+        y = jax.tree.map(lambda *leaves: _concatenated(*leaves), *outputs.values(), is_leaf=_is_sequence)
+        return y, new_state
+
+    return Layer(init, apply)
+
+
+class _Cell(NamedTuple):
+    """One step of a recurrence.
+
+    ``advance(params, state, x, product, carry) -> carry`` is elementwise but for what was multiplied before: ``x`` is
+    the step's input times ``w``, plus ``b``, and ``product`` the hidden state times ``u``, both
+    ``[batch, gates * units]``; the carry is a tuple of ``arrays`` arrays ``[batch, units]``, the output first.
+    ``begin(key, units, spec) -> (params, state)``, of the output's spec, makes what the cell has beside ``w``, ``u``
+    and ``b``. A unit whose parameters and carry are zero must stay zero.
+    """
+
+    name: str
+    gates: int
+    arrays: int
+    advance: Callable[..., tuple[jax.Array, ...]]
+    begin: Callable[[jax.Array, int | Size, Spec], tuple[dict[str, jax.Array], Any]]
+
+
+def _recurrent(
+    cell: _Cell,
+    units: int | Size,
+    returns: Returns,
+    reverse: bool,
+    recurrent_dropout: Any,
+    unroll: int | bool,
+    w_init: Initializer,
+    u_init: Initializer,
+) -> Layer:
+    """A cell as a layer, by a scan over time or, for "step", as it is."""
+    name, one_step = cell.name, returns == "step"
+    check_features(name, units, "units")
+    if returns not in _RETURNS:
+        raise ValueError(f"{name}: returns must be one of {', '.join(map(repr, _RETURNS))}, got {returns!r}")
+    if one_step and reverse:
+        raise ValueError(f'{name}: a single step has no direction; leave out reverse, or returns="step"')
+    if isinstance(recurrent_dropout, (int, float)) and not 0 <= recurrent_dropout < 1:
+        raise ValueError(
+            f"{name}: recurrent_dropout is the share that is dropped and must be in [0, 1), got {recurrent_dropout!r}"
+        )
+    if not isinstance(unroll, bool):
+        check_features(name, unroll, "unroll")
+    width, active = (units.bound, units.active) if isinstance(units, Size) else (int(units), None)
+    wanted_spec = "(in_features,)" if one_step else "(time, in_features), or a Sequence of them"
+
+    def init(key, spec):
+        x, given = _split_spec(spec)
+        x, lengths = sequence_spec(x)
+        x = as_spec(x)
+        if len(x.shape) != (1 if one_step else 2) or (one_step and lengths is not None):
+            raise ValueError(
+                f"{name}: expected examples {wanted_spec}, but got the shape {x.shape}"
+                + (" of a Sequence" if lengths is not None else "")
+                + ("" if one_step else '. A single step of all examples goes to a layer with returns="step".')
+            )
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+        out = Spec((width,), dtype, active)
+        if given is not None:
+            _check_given_spec(cell, given, out)
+
+        def gates(key, initializer, shape, active):
+            def draw(gate):
+                return parameter(fold_in(key, gate), initializer, shape, active=active, dtype=dtype)
+
+            drawn = jax.vmap(draw, out_axes=-2)(jnp.arange(cell.gates))  # [..., gates, units]
+            return drawn.reshape((*drawn.shape[:-2], -1))
+
+        w_key, u_key, own_key = (fold_in(key, i) for i in range(3))
+        params, state = cell.begin(own_key, units, out)
+        params = {
+            "w": gates(w_key, w_init, (x.shape[-1], units), (x.active, None)),
+            "u": gates(u_key, u_init, (units, units), None),
+            "b": gates(w_key, jax.nn.initializers.zeros, (units,), None),
+        } | params
+        final = out if cell.arrays == 1 else (out,) * cell.arrays
+        over_time = Spec((*x.shape[:-1], width), dtype, active)
+        if lengths is not None:
+            over_time = Sequence(over_time, lengths)
+        outs = {"sequence": over_time, "last": out, "state": final, "both": (over_time, final), "step": (out, final)}
+        return params, state, outs[returns]
+
+    def apply(params, state, x, *, key=None, train=False):
+        x, given = x if isinstance(x, tuple) else (x, None)
+        lengths, inside = None, None
+        if isinstance(x, Sequence):
+            lengths, inside = x.lengths, x.mask.T[..., None]  # [time, batch, 1]
+            x = x.replace(x.values).values
+        in_features, width = params["w"].shape[0], params["u"].shape[0]
+        if x.ndim != (2 if one_step else 3) or x.shape[-1] != in_features:
+            raise ValueError(
+                f"{name}: expected x of shape [batch, {'' if one_step else 'time, '}{in_features}], the in_features "
+                f"that init saw, but got {x.shape}. "
+                + ("With a time axis, leave out" if one_step else "For a single time step, try")
+                + ' returns="step".'
+            )
+        x = x if one_step else x.swapaxes(0, 1)
+        x = x @ params["w"]  # [time, batch, gates * units], or without time
+        x = x + along_features(params["b"], x)
+        dtype = jnp.result_type(x, params["u"])
+        if given is None:
+            carry = (jnp.zeros((x.shape[-2], width), dtype),) * cell.arrays
+        else:
+            carry = _given_state(cell, given, (x.shape[-2], width), dtype)
+        keep = None
+        if train and not (isinstance(recurrent_dropout, (int, float)) and recurrent_dropout == 0):
+            if key is None:
+                raise ValueError(
+                    f"{name}: recurrent_dropout needs a key in training, got none; try apply(..., "
+                    f"key=jax.random.key(0))"
+                )
+            kept = position_uniform(key, *map(jnp.arange, carry[0].shape)) >= recurrent_dropout
+            keep = kept / jnp.asarray(1 - recurrent_dropout, dtype)  # [batch, units]
+
+        def step(carry, at):
+            x, inside = at
+            h = carry[0] if keep is None else carry[0] * keep
+            new = cell.advance(params, state, x, h @ params["u"], carry)
+            if inside is None:
+                return new, new[0]
+            output = jnp.where(inside, new[0], jnp.zeros((), dtype))
+            return tuple(jnp.where(inside, a, b) for a, b in zip(new, carry, strict=True)), output
+
+        if one_step:
+            carry, over_time = step(carry, (x, None))
+        else:
+            # Backwards it passes the padding first, which leaves the state alone, so each sequence starts at its end.
+            carry, over_time = jax.lax.scan(step, carry, (x, inside), reverse=reverse, unroll=unroll)
+            over_time = over_time.swapaxes(0, 1)  # [batch, time, units]
+            over_time = over_time if lengths is None else Sequence(over_time, lengths)
+        final = carry[0] if cell.arrays == 1 else carry
+        pair = (over_time, final)
+        return {"sequence": over_time, "last": carry[0], "state": final, "both": pair, "step": pair}[returns], state
+
+    init.__qualname__ = name
+    return Layer(init, apply)
+
+
+def _split_spec(spec: Any) -> tuple[Any, Any]:
+    """``(x, state)`` of a pair of specs; of the spec of x alone, with None for the state."""
+    pair = isinstance(spec, (tuple, list)) and len(spec) == 2 and isinstance(spec[0], (Spec, Sequence, tuple, list))
+    return tuple(spec) if pair else (spec, None)  # pyright: ignore[reportReturnType]
+
+
+def _check_given_spec(cell: _Cell, given: Any, out: Spec) -> None:
+    specs = given if cell.arrays > 1 else (given,)
+    right = isinstance(specs, (tuple, list)) and len(specs) == cell.arrays
+    try:
+        for spec in map(as_spec, specs if right else ()):
+            # Masks may be traced and can't be compared; that there is one says that the state comes from a sized layer.
+            right = right and spec.shape == out.shape and (spec.active is None) == (out.active is None)
+    except TypeError:  # a pair where one is wanted
+        right = False
+    if not right:
+        wanted = f"shape {out.shape}" + ("" if out.active is None else " with a mask, from a layer of the same Size")
+        raise ValueError(f"{cell.name}: the given state must be {_described(cell, wanted)}, but got {given}")
+
+
+def _given_state(cell: _Cell, given: Any, shape: tuple[int, int], dtype: Any) -> tuple[jax.Array, ...]:
+    arrays = given if cell.arrays > 1 else (given,)
+    shapes = jax.tree.map(jnp.shape, arrays)
+    if not isinstance(arrays, (tuple, list)) or len(arrays) != cell.arrays or any(s != shape for s in shapes):
+        wanted = _described(cell, f"shape {shape}")
+        raise ValueError(f"{cell.name}: the given state must be {wanted}, [batch, units], but got {shapes}")
+    return tuple(jnp.asarray(array, dtype) for array in arrays)
+
+
+def _described(cell: _Cell, wanted: str) -> str:
+    return f"of {wanted}" if cell.arrays == 1 else f"a pair (h, c), each of {wanted}"
+
+
+def _reversed(x: Any) -> Any:
+    """An output over time, each sequence turned round within its own length; what isn't over time as it is."""
+    if not isinstance(x, Sequence):
+        return x if x.ndim < 3 else jnp.flip(x, axis=1)
+    steps = jnp.arange(x.values.shape[1])[None, :]
+    turned = jnp.minimum(x.lengths, steps.shape[1])[:, None] - 1 - steps
+    index = jnp.where(turned >= 0, turned, steps)  # [batch, time]; padding stays where it is
+    rows = jnp.arange(len(index))[:, None]
+    values = x.values.at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
+    return Sequence(values, x.lengths)
+
+
+def _concatenated(forward: Any, backward: Any) -> Any:
+    if isinstance(forward, Sequence):
+        return Sequence(_concatenated(forward.values, backward.values), forward.lengths)
+    return jnp.concatenate([forward, backward], axis=-1)
+
+
+def _side_by_side(forward: Any, backward: Any) -> Any:
+    """The spec of what ``_concatenated`` makes."""
+    if isinstance(forward, Sequence):
+        return Sequence(_side_by_side(forward.values, backward.values), forward.lengths)
+    active = None
+    if forward.active is not None or backward.active is not None:
+        both = (forward, backward)
+        masks = [jnp.ones(s.shape[-1:], bool) if s.active is None else s.active for s in both]
+        active = jnp.concatenate(masks)
+    shape = (*forward.shape[:-1], forward.shape[-1] + backward.shape[-1])
+    return Spec(shape, jnp.promote_types(forward.dtype, backward.dtype), active)
+
+
+def _kind(out: Any) -> Any:
+    """What two outputs must have in common to be set side by side: all but the number of features."""
+    leaves, tree = jax.tree.flatten(out, is_leaf=_is_spec)
+    return tree, [(type(leaf), getattr(leaf, "values", leaf).shape[:-1]) for leaf in leaves]
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence)
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, (Spec, Sequence))
