@@ -11,9 +11,16 @@ from jaxnet.ops.parameters import parameter as parameter
 from jaxnet.sequence import Sequence as Sequence
 
 # Layers.
+from jaxnet.layers.convolution import conv as conv
+from jaxnet.layers.convolution import conv_transpose as conv_transpose
+from jaxnet.layers.convolution import depthwise_conv as depthwise_conv
+from jaxnet.layers.convolution import fixed_conv as fixed_conv
+from jaxnet.layers.convolution import separable_conv as separable_conv
 from jaxnet.layers.dense import dense as dense
 from jaxnet.layers.dropout import dropout as dropout
+from jaxnet.layers.dropout import gaussian_noise as gaussian_noise
 from jaxnet.layers.elementwise import lift as lift
+from jaxnet.layers.locally_connected import locally_connected as locally_connected
 from jaxnet.layers.normalization import batch_norm as batch_norm
 from jaxnet.layers.normalization import group_norm as group_norm
 from jaxnet.layers.normalization import instance_norm as instance_norm
@@ -29,18 +36,30 @@ from jaxnet.layers.pooling import lp_pool as lp_pool
 from jaxnet.layers.pooling import max_pool as max_pool
 from jaxnet.layers.pooling import min_pool as min_pool
 from jaxnet.layers.pooling import sum_pool as sum_pool
+from jaxnet.layers.shape import crop as crop
 from jaxnet.layers.shape import flatten as flatten
+from jaxnet.layers.shape import pad as pad
+from jaxnet.layers.shape import reshape as reshape
+from jaxnet.layers.shape import transpose as transpose
+from jaxnet.layers.shape import upsample as upsample
 from jaxnet.layers.recurrent import gru as gru
 from jaxnet.layers.recurrent import lstm as lstm
 from jaxnet.layers.recurrent import rnn as rnn
 
 # Layers made of layers.
 from jaxnet.layers.recurrent import bidirectional as bidirectional
+from jaxnet.combinators import frozen as frozen
+from jaxnet.combinators import parallel as parallel
+from jaxnet.combinators import remat as remat
+from jaxnet.combinators import repeat as repeat
+from jaxnet.combinators import residual as residual
 from jaxnet.combinators import serial as serial
+from jaxnet.combinators import with_dtype as with_dtype
 
-# Losses and penalties, metrics.
+# Losses, penalties and constraints, metrics.
 from jaxnet import losses as losses
 from jaxnet import metrics as metrics
+from jaxnet.constraints import max_norm as max_norm
 
 # Training.
 from jaxnet.training import Fitted as Fitted

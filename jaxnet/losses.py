@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 Loss = Callable[[Any, Any], jax.Array]
+Where = Callable[[str], bool]  # of a parameter's path, such as "head/w"
 
-BIASES = ("b", "bias", "scale", "offset")  # what a penalty on weights leaves out
+BIASES = ("b", "b_u", "bias", "scale", "offset")  # what a penalty on weights leaves out
 
 
 def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -91,38 +92,57 @@ def huber(delta: Any = 1.0) -> Loss:
     return huber
 
 
-def l2(strength: Any) -> Callable[[Any], jax.Array]:
+def l2(strength: Any, *, where: Where | None = None) -> Callable[[Any], jax.Array]:
     """The penalty ``0.5 * strength * sum(w ** 2)`` over all weights; biases, scales and offsets are left out.
 
     Args:
       strength: non-negative; may be traced. With plain gradient descent it equals a weight decay of ``strength``.
+      where: which parameters instead: a function of a parameter's path, such as "head/w" or "3/w", to a bool.
 
     >>> float(l2(0.1)({"w": jnp.full((2, 2), 2.0), "b": jnp.ones(2)}))
     0.8
+    >>> float(l2(0.1, where=lambda path: path == "b")({"w": jnp.full((2, 2), 2.0), "b": jnp.ones(2)}))
+    0.1
     """
-    return _penalty("l2", strength, lambda w: 0.5 * jnp.sum(w**2))
+    return _penalty("l2", strength, lambda w: 0.5 * jnp.sum(w**2), where)
 
 
-def l1(strength: Any) -> Callable[[Any], jax.Array]:
+def l1(strength: Any, *, where: Where | None = None) -> Callable[[Any], jax.Array]:
     """The penalty ``strength * sum(|w|)`` over all weights; biases, scales and offsets are left out.
 
     Args:
       strength: non-negative; may be traced.
+      where: which parameters instead, as for ``l2``.
 
     >>> float(l1(0.1)({"w": jnp.full((2, 2), -2.0), "b": jnp.ones(2)}))
     0.8
     """
     # Not abs, whose slope JAX sets to 1 at 0: it would move the weights of inactive units.
-    return _penalty("l1", strength, lambda w: jnp.sum(w * jnp.sign(w)))
+    return _penalty("l1", strength, lambda w: jnp.sum(w * jnp.sign(w)), where)
 
 
-def _penalty(name: str, strength: Any, size: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
+def chosen(name: str, where: Where | None) -> Callable[[Any], bool]:
+    """Whether a parameter is meant, given its path in JAX's form: what ``where`` says, or that it is no bias.
+
+    Args:
+      name: of the function that was given ``where``, for the error. where: of a path as text, or None.
+    """
+    if where is None:
+        return lambda path: not path or getattr(path[-1], "key", None) not in BIASES
+    if not callable(where):
+        raise TypeError(f"{name}: where must be a function of a parameter's path such as 'head/w', got {where!r}")
+    return lambda path: bool(where(jax.tree_util.keystr(path, simple=True, separator="/")))
+
+
+def _penalty(
+    name: str, strength: Any, size: Callable[[jax.Array], jax.Array], where: Where | None
+) -> Callable[[Any], jax.Array]:
     if isinstance(strength, (int, float)) and not strength >= 0:
         raise ValueError(f"{name}: strength must not be negative, got {strength!r}")
+    meant = chosen(name, where)
 
     def penalty(params):
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        weights = [leaf for path, leaf in leaves if not path or getattr(path[-1], "key", None) not in BIASES]
+        weights = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if meant(path)]
         return strength * sum(map(size, weights), start=jnp.zeros(()))
 
     return penalty

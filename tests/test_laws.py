@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxnet as jn
 from jaxnet.combinators import as_layer
+from jaxnet.ops.convolution import native_convolution
 from jaxnet.ops.parameters import making_masks, unpad
 
 
@@ -24,6 +25,7 @@ class Case(NamedTuple):
       least: what inputs must be above, for functions that aren't defined everywhere.
       wrong: shapes of a batch that ``apply`` refuses, with what its message must say was wanted.
       mixes: whether in training the examples of a batch see one another, since its statistics are the point.
+      rounds: whether arithmetic is in another dtype than the input's, so that a finite difference sees the steps.
     """
 
     make: Callable[[Any], jn.Layer]
@@ -31,6 +33,17 @@ class Case(NamedTuple):
     least: float | None = None
     wrong: dict[tuple[int, ...], str] = {}  # noqa: RUF012
     mixes: bool = False
+    rounds: bool = False
+
+
+def native(layer):
+    """The layer with XLA's own convolutions in place of matrix products."""
+
+    def apply(*args, **options):
+        with native_convolution():
+            return layer.apply(*args, **options)
+
+    return layer._replace(apply=apply)
 
 
 LAYERS = {
@@ -39,6 +52,8 @@ LAYERS = {
     "flatten": Case(lambda n: jn.flatten, (2, 3, 5)),
     "dropout": Case(lambda n: jn.dropout(0.4), (5,)),
     "dropout of sequences": Case(lambda n: jn.dropout(0.4), (3, 5)),
+    "dropout of whole channels": Case(lambda n: jn.dropout(0.4, whole_channels=True), (3, 2, 5)),
+    "gaussian noise": Case(lambda n: jn.gaussian_noise(0.1), (3, 5)),
     # Normalisation.
     "batch norm": Case(lambda n: jn.batch_norm(), (5,), wrong={(2, 4): "..., 5]", (5,): "..., 5]"}, mixes=True),
     "batch norm of images": Case(lambda n: jn.batch_norm(momentum=0.5), (3, 2, 5), mixes=True),
@@ -86,9 +101,71 @@ LAYERS = {
     "crop": Case(lambda n: jn.crop((1, (0, 2))), (4, 4, 5), wrong={(2, 2, 2, 5): "nothing is left"}),
     "upsample": Case(lambda n: jn.upsample((2, 3)), (2, 1, 5), wrong={(2, 3, 5): "2 space axes"}),
     "upsample, linear": Case(lambda n: jn.upsample(3, method="linear"), (4, 5)),
+    # Convolution.
+    "conv over time": Case(lambda n: jn.conv(n, (3,)), (6, 5), wrong=dict.fromkeys([(2, 6, 4), (6, 5)], ", time, 5]")),
+    "conv of images": Case(
+        lambda n: jn.conv(n, (3, 2), strides=(2, 1), padding="SAME"), (4, 3, 5), wrong={(2, 4, 3, 6): "height, width, 5]"}
+    ),
+    "conv of volumes": Case(lambda n: jn.conv(n, (2, 1, 2), padding=1), (2, 1, 2, 5)),
+    "conv, causal": Case(lambda n: jn.conv(n, (2,), dilation=2, padding="CAUSAL", bias=False), (4, 5)),
+    "conv, circular": Case(lambda n: jn.conv(n, (3, 3), padding=((1, 2), 1), padding_mode="circular"), (2, 3, 5)),
+    "conv, native": Case(lambda n: native(jn.conv(n, (3, 2), strides=(2, 1), padding="SAME")), (4, 3, 5)),
+    "conv in groups": Case(
+        lambda n: jn.serial(jn.dense(4), jn.conv(6, (2,), groups=2), jn.conv(n, (1,)), jn.conv(2, (2,))), (4, 5)
+    ),
+    "depthwise_conv": Case(lambda n: jn.depthwise_conv(2, (3,), strides=2), (5, 5), wrong={(2, 5, 4): ", time, 5]"}),
+    "depthwise_conv with a size": Case(lambda n: jn.depthwise_conv(n, (2, 2), padding="SAME"), (3, 2, 5)),
+    "depthwise_conv, native": Case(lambda n: native(jn.depthwise_conv(n, (2, 2))), (3, 2, 5)),
+    "separable_conv": Case(
+        lambda n: jn.separable_conv(n, (2, 2), multiplier=2), (3, 2, 5), wrong={(2, 3, 2, 4): "height, width, 5]"}
+    ),
+    "conv_transpose": Case(
+        lambda n: jn.conv_transpose(n, (3, 2), strides=2, padding=1, output_padding=(1, 0)),
+        (2, 3, 5),
+        wrong={(2, 2, 3, 4): "height, width, 5]"},
+    ),
+    "conv_transpose, native": Case(lambda n: native(jn.conv_transpose(n, (3,), strides=2, dilation=2)), (3, 5)),
+    "fixed_conv": Case(lambda n: jn.fixed_conv([[1, 2], [3, 4.5]]), (3, 2, 5), wrong={(2, 3, 5): "height, width"}),
+    "locally_connected": Case(
+        lambda n: jn.locally_connected(n, (3,), padding=1),
+        (4, 5),
+        wrong={(2, 4, 6): ", time, 5]", (2, 3, 5): "10 taps"},
+    ),
+    "locally_connected of images": Case(
+        lambda n: jn.locally_connected(n, (2, 3), strides=(1, 2), padding="SAME", bias=False), (3, 3, 5)
+    ),
+    # Combinators.
+    "parallel": Case(lambda n: jn.parallel(jn.dense(n), jax.nn.sigmoid, jn.dense(2)), (3, 5)),
+    "parallel, sum": Case(lambda n: jn.parallel(a=jn.dense(n), b=jn.dense(n), merge="sum"), (5,)),
+    "parallel, product": Case(
+        lambda n: jn.parallel(jn.dense(n), jn.serial(jn.dense(n), jnp.cos), merge="product"), (5,)
+    ),
+    "parallel, function": Case(lambda n: jn.parallel(jn.dense(3), jn.dense(3), merge=jnp.maximum), (5,)),
+    "residual": Case(lambda n: jn.serial(jn.dense(n), jn.residual(jn.serial(jn.dense(n), jnp.cos))), (5,)),
+    "residual, shortcut": Case(lambda n: jn.residual(jn.serial(jn.dense(n), jnp.tanh), jn.dense(n)), (3, 5)),
+    "repeat": Case(
+        lambda n: jn.serial(jn.dense(n), jn.repeat(jn.serial(jn.dense(n), jnp.cos, jn.dropout(0.3)), 3)), (5,)
+    ),
+    "frozen": Case(lambda n: jn.frozen(jn.serial(jn.dense(n), jn.dropout(0.3), jnp.cos)), (5,)),
+    "with_dtype": Case(lambda n: jn.with_dtype(jn.dense(n), jnp.float32, loss_scale=8), (5,), rounds=True),
+    "remat": Case(lambda n: jn.remat(jn.serial(jn.dense(n), jnp.cos, jn.dropout(0.3), jn.dense(n))), (5,)),
     "serial": Case(lambda n: jn.serial(jn.dense(n), jax.nn.sigmoid, jn.dropout(0.3), jn.dense(n)), (5,)),
     "serial, nested": Case(lambda n: jn.serial(jn.serial(jn.dense(n), jnp.tanh), jn.flatten, jn.dense(n)), (3, 5)),
     "serial, named": Case(lambda n: jn.serial(first=jn.dense(n), then=jnp.tanh, last=jn.dense(3)), (5,)),
+    # Recurrent.
+    "rnn": Case(lambda n: jn.rnn(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
+    "rnn, relu": Case(lambda n: jn.rnn(n, jax.nn.relu), (3, 5)),
+    "rnn, sigmoid": Case(lambda n: jn.rnn(n, jax.nn.sigmoid, returns="last"), (3, 5)),
+    "gru": Case(lambda n: jn.gru(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
+    "gru, final state": Case(lambda n: jn.gru(n, returns="state", reverse=True), (3, 5)),
+    "gru, recurrent dropout": Case(lambda n: jn.gru(n, recurrent_dropout=0.4), (3, 5)),
+    "lstm": Case(lambda n: jn.lstm(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
+    "lstm, reverse": Case(lambda n: jn.lstm(n, reverse=True, forget_bias=0.0), (3, 5)),
+    "lstm, unrolled, dropout": Case(lambda n: jn.lstm(n, unroll=True, recurrent_dropout=0.4, returns="last"), (3, 5)),
+    "bidirectional": Case(lambda n: jn.bidirectional(jn.gru(n), jn.rnn(n)), (3, 5)),
+    "bidirectional, stacked": Case(
+        lambda n: jn.serial(jn.bidirectional(jn.lstm(n)), jn.bidirectional(jn.gru(n, returns="last"))), (3, 5)
+    ),
 }
 
 
@@ -204,6 +281,8 @@ def test_vmap_over_lanes_equals_a_loop(case):
 
 
 def test_gradients_equal_finite_differences(case, key, x64):
+    if case.rounds:
+        pytest.skip("it computes in another dtype than float64; tests/test_combinators.py compares its gradients")
     layer = case.make(4)
     params, state, out = layer.init(key, jn.Spec(case.shape, jnp.float64))
     weights = jax.random.normal(jax.random.key(5), (2, 3, *out.shape), jnp.float64)
@@ -385,6 +464,64 @@ def _assert_nothing_past_the_sizes(children, params, state, x, key, name):
         for y in (x, training):
             np.testing.assert_array_equal(y[..., ~active], 0, err_msg=name)
             assert (y[..., active] != 0).any()
+
+
+# Sequences: padding changes nothing.
+
+OVER_TIME = {name: case for name, case in LAYERS.items() if len(case.shape) > 1}
+
+
+@pytest.mark.parametrize("case", OVER_TIME.values(), ids=OVER_TIME.keys())
+def test_a_sequence_in_a_batch_equals_the_sequence_alone(case, key):
+    """Whatever stands in the padding, and however much there is. A layer that can't, takes no ``Sequence``."""
+    layer, (steps, *shape) = case.make(4), case.shape
+    spec = jn.Sequence(jn.Spec((steps + 2, *shape)), jn.Spec((), jnp.int32))
+    params, state, out, refusal = None, None, None, None
+    try:
+        params, state, out = layer.init(key, spec)
+    except (TypeError, ValueError) as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert "Sequence" in refusal
+        return
+    lengths = jnp.array([steps, 1, 0])
+    x = draw(case, (3, steps + 2, *shape))
+    inside = (jnp.arange(steps + 2)[None] < lengths[:, None]).reshape(3, steps + 2, *[1] * len(shape))
+
+    def run(x, lengths, train=False):
+        """-> the outputs, as an array over time with zeros past each end; the gradients of a sum of them."""
+
+        def total(params, x):
+            x = x if lengths is None else jn.Sequence(x, lengths)
+            y, _ = layer.apply(params, state, x, key=key, train=train)
+            y = y.values if isinstance(y, jn.Sequence) else y
+            return jnp.sum(jnp.sin(y) @ jnp.cos(jnp.arange(y.shape[-1]))), y
+
+        gradients, y = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x)
+        return y, *gradients
+
+    y, d_params, dx = run(jnp.where(inside, x, jnp.nan), lengths)
+    np.testing.assert_array_equal(jnp.where(inside, 0, dx), 0)
+    over_time = isinstance(out, jn.Sequence)
+    if over_time:
+        np.testing.assert_array_equal(y[1, 1:], 0)
+        np.testing.assert_array_equal(y[2], 0)
+        assert y.shape == (3, *out.values.shape)
+    shares = []
+    for i, length in ((0, steps), (1, 1)):
+        alone, share, d_alone = run(x[i : i + 1, :length], None)
+        assert_close(y[i, :length] if over_time else y[i], alone[0])
+        assert_close(dx[i, :length], d_alone[0])
+        shares.append(share)
+    empty, share, _ = run(x[2:, :1], jnp.array([0]))
+    assert_close(y[2] if not over_time else y[2, :1], empty[0])
+    assert_close(d_params, jax.tree.map(lambda *parts: sum(parts), *shares, share), atol=1e-5)
+
+    if not case.mixes:  # the first of a batch draws the same, whoever comes after it
+        y, _, dx = run(jnp.where(inside, x, jnp.nan), lengths, train=True)
+        alone, _, d_alone = run(x[:1, :steps], None, train=True)
+        assert_close(y[0, :steps] if over_time else y[0], alone[0])
+        assert_close(dx[0, :steps], d_alone[0])
 
 
 # Errors: the layer, what came, what was wanted.

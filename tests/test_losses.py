@@ -214,3 +214,14 @@ def test_check_labels_says_where(targets, message):
         losses.check_labels(np.array(targets), 3)
     losses.check_labels(np.array([0, 2]), 3)
     losses.check_labels(np.array([0.5, 7.0]), 3)
+
+
+@pytest.mark.parametrize("penalty, wanted", [(losses.l1, 7), (losses.l2, 12.5)])
+def test_a_penalty_of_chosen_parameters(penalty, wanted):
+    params = {"body": {"w": jnp.ones((9, 9))}, "head": ({"w": jnp.array([[3.0]]), "b": jnp.array([-4.0])},)}
+    assert float(penalty(1.0, where=lambda path: path.startswith("head/0/"))(params)) == wanted
+    paths = []
+    penalty(1.0, where=lambda path: paths.append(path))(params)
+    assert paths == ["body/w", "head/0/b", "head/0/w"]
+    with pytest.raises(TypeError, match=f"{penalty.__name__}: where must be a function of a parameter's path"):
+        penalty(1.0, where="head")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxnet.layer import Layer, as_spec
+from jaxnet.layer import Layer, along_features, as_spec
 from jaxnet.ops.parameters import narrow_positions
-from jaxnet.ops.random import position_uniform
+from jaxnet.ops.random import position_key, position_uniform
 from jaxnet.sequence import on_features
 
 
-def dropout(rate: Any) -> Layer:
+def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
     """In training, sets each entry to zero with probability ``rate`` and divides the others by ``1 - rate``.
 
     Expected values stay the same, so nothing is done in evaluation ("inverted" dropout). Whether an entry is dropped
@@ -21,6 +22,9 @@ def dropout(rate: Any) -> Layer:
 
     Args:
       rate: the share that is dropped, a number in [0, 1); may be traced.
+      whole_channels: whether a feature of an example is dropped at all its positions together, one draw for each
+        example and feature. Behind a convolution neighbouring positions say much the same, so dropping some is no
+        loss; PyTorch calls this ``Dropout2d``. For sequences it is one mask for all time steps.
 
     Input and output: ``[batch, ..., features]``, any floating dtype. No parameters. Under sizes, the state holds the
     mask of the active features.
@@ -28,7 +32,8 @@ def dropout(rate: Any) -> Layer:
     Raises:
       ValueError: here, for a rate outside [0, 1); from ``apply``, when it gets no key in training.
 
-    Source: Srivastava et al., "Dropout" (JMLR 2014), who scale in evaluation instead; the expectations agree.
+    Source: Srivastava et al., "Dropout" (JMLR 2014), who scale in evaluation instead; the expectations agree. Whole
+    channels: Tompson et al., "Efficient object localization using convolutional networks" (2015), sec. 3.2.
 
     >>> import jax, jax.numpy as jnp
     >>> layer = dropout(0.5)
@@ -47,12 +52,61 @@ def dropout(rate: Any) -> Layer:
     def apply(params, state, x, *, key=None, train=False):
         if not train:
             return x, state
-        if key is None:
-            raise ValueError("dropout: needs a key in training, got none; try apply(..., key=jax.random.key(0))")
+        _check_key("dropout", key)
         *lead, features = map(jnp.arange, x.shape)
         if state:
             features = narrow_positions(state["active"])
-        keep = position_uniform(key, *lead, features) >= rate
+        drawn = lead[:1] if whole_channels else lead
+        keep = position_uniform(key, *drawn, features) >= rate
+        if whole_channels:
+            keep = keep.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
         return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
 
     return on_features(init, apply)
+
+
+def gaussian_noise(deviation: Any) -> Layer:
+    """In training, adds to each entry a normal number of mean 0; in evaluation, nothing.
+
+    What is added depends on the key and the entry's place, as in ``dropout``.
+
+    Args:
+      deviation: the standard deviation of the noise, not negative; may be traced.
+
+    Input and output: ``[batch, ..., features]``, any floating dtype. No parameters. Under sizes, the state holds the
+    mask of the active features; the others stay zero.
+
+    Raises:
+      ValueError: here, for a negative deviation; from ``apply``, when it gets no key in training.
+
+    Source: Bishop, "Training with noise is equivalent to Tikhonov regularization" (1995).
+
+    >>> layer = gaussian_noise(0.1)
+    >>> params, state, out = layer.init(None, (10_000,))
+    >>> y, state = layer.apply(params, state, jnp.ones((1, 10_000)), key=jax.random.key(0), train=True)
+    >>> abs(y.mean() - 1) < 0.004, abs(y.std() - 0.1) < 0.003
+    (Array(True, dtype=bool), Array(True, dtype=bool))
+    """
+    if isinstance(deviation, (int, float)) and not deviation >= 0:
+        raise ValueError(f"gaussian_noise: deviation must not be negative, got {deviation!r}")
+
+    def init(key, spec):
+        spec = as_spec(spec, rank=1)
+        return (), () if spec.active is None else {"active": spec.active}, spec
+
+    def apply(params, state, x, *, key=None, train=False):
+        if not train:
+            return x, state
+        _check_key("gaussian_noise", key)
+        noise = jax.random.normal(position_key(key), x.shape) * deviation
+        if state:
+            noise = jnp.take(noise, narrow_positions(state["active"]), axis=-1)
+            noise = jnp.where(along_features(state["active"], x), noise, jnp.zeros((), noise.dtype))
+        return x + noise.astype(x.dtype), state
+
+    return on_features(init, apply)
+
+
+def _check_key(name: str, key: Any) -> None:
+    if key is None:
+        raise ValueError(f"{name}: needs a key in training, got none; try apply(..., key=jax.random.key(0))")
