@@ -104,7 +104,9 @@ LAYERS = {
     # Convolution.
     "conv over time": Case(lambda n: jn.conv(n, (3,)), (6, 5), wrong=dict.fromkeys([(2, 6, 4), (6, 5)], ", time, 5]")),
     "conv of images": Case(
-        lambda n: jn.conv(n, (3, 2), strides=(2, 1), padding="SAME"), (4, 3, 5), wrong={(2, 4, 3, 6): "height, width, 5]"}
+        lambda n: jn.conv(n, (3, 2), strides=(2, 1), padding="SAME"),
+        (4, 3, 5),
+        wrong={(2, 4, 3, 6): "height, width, 5]"},
     ),
     "conv of volumes": Case(lambda n: jn.conv(n, (2, 1, 2), padding=1), (2, 1, 2, 5)),
     "conv, causal": Case(lambda n: jn.conv(n, (2,), dilation=2, padding="CAUSAL", bias=False), (4, 5)),
@@ -125,7 +127,9 @@ LAYERS = {
         wrong={(2, 2, 3, 4): "height, width, 5]"},
     ),
     "conv_transpose, native": Case(lambda n: native(jn.conv_transpose(n, (3,), strides=2, dilation=2)), (3, 5)),
-    "fixed_conv": Case(lambda n: jn.fixed_conv([[1, 2], [3, 4.5]]), (3, 2, 5), wrong={(2, 3, 5): "height, width"}),
+    "fixed_conv": Case(
+        lambda n: jn.fixed_conv([[0.1, 0.2], [0.3, -0.4]]), (3, 2, 5), wrong={(2, 3, 5): "height, width"}
+    ),
     "locally_connected": Case(
         lambda n: jn.locally_connected(n, (3,), padding=1),
         (4, 5),

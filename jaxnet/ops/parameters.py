@@ -72,6 +72,15 @@ def parameter(
     return jnp.where(mask, values, jnp.zeros((), dtype))
 
 
+def parameter_dtype(input: Any) -> Any:
+    """What a layer's parameters and outputs have for a dtype: the input's where that is floating, else float32.
+
+    >>> parameter_dtype(jnp.zeros(2, jnp.bfloat16)), parameter_dtype(jnp.zeros(2, jnp.uint8))
+    (dtype(bfloat16), dtype('float32'))
+    """
+    return input.dtype if jnp.issubdtype(input.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+
+
 def narrow_positions(active: jax.Array) -> jax.Array:
     """For each feature its index among the active ones, that is, in the network without padding: ``[features]``, int32.
 
