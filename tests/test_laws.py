@@ -479,7 +479,7 @@ OVER_TIME = {name: case for name, case in LAYERS.items() if len(case.shape) > 1}
 def test_a_sequence_in_a_batch_equals_the_sequence_alone(case, key):
     """Whatever stands in the padding, and however much there is. A layer that can't, takes no ``Sequence``."""
     layer, (steps, *shape) = case.make(4), case.shape
-    spec = jn.Sequence(jn.Spec((steps + 2, *shape)), jn.Spec((), jnp.int32))
+    spec = jn.Sequence(jn.Spec(case.shape), jn.Spec((), jnp.int32))
     params, state, out, refusal = None, None, None, None
     try:
         params, state, out = layer.init(key, spec)
@@ -488,44 +488,45 @@ def test_a_sequence_in_a_batch_equals_the_sequence_alone(case, key):
     if refusal is not None:
         assert "Sequence" in refusal
         return
-    lengths = jnp.array([steps, 1, 0])
-    x = draw(case, (3, steps + 2, *shape))
-    inside = (jnp.arange(steps + 2)[None] < lengths[:, None]).reshape(3, steps + 2, *[1] * len(shape))
+    lengths = jnp.array([steps, steps - 1, 1, 0])
+    x = draw(case, (4, *case.shape))
+    inside = (jnp.arange(steps)[None] < lengths[:, None]).reshape(4, steps, *[1] * len(shape))
+    padded = jnp.where(inside, x, jnp.nan)
 
     def run(x, lengths, train=False):
-        """-> the outputs, as an array over time with zeros past each end; the gradients of a sum of them."""
+        """-> outputs, the gradients of a function of them by params and x, and the length of each output over time."""
 
         def total(params, x):
             x = x if lengths is None else jn.Sequence(x, lengths)
             y, _ = layer.apply(params, state, x, key=key, train=train)
-            y = y.values if isinstance(y, jn.Sequence) else y
-            return jnp.sum(jnp.sin(y) @ jnp.cos(jnp.arange(y.shape[-1]))), y
+            y, ends = (y.values, y.lengths) if isinstance(y, jn.Sequence) else (y, None)
+            return jnp.sum(jnp.sin(y) @ jnp.cos(jnp.arange(y.shape[-1]))), (y, ends)
 
-        gradients, y = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x)
-        return y, *gradients
+        gradients, (y, ends) = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x)
+        return y, *gradients, ends
 
-    y, d_params, dx = run(jnp.where(inside, x, jnp.nan), lengths)
+    y, d_params, dx, ends = run(padded, lengths)
     np.testing.assert_array_equal(jnp.where(inside, 0, dx), 0)
-    over_time = isinstance(out, jn.Sequence)
-    if over_time:
-        np.testing.assert_array_equal(y[1, 1:], 0)
-        np.testing.assert_array_equal(y[2], 0)
-        assert y.shape == (3, *out.values.shape)
-    shares = []
-    for i, length in ((0, steps), (1, 1)):
-        alone, share, d_alone = run(x[i : i + 1, :length], None)
-        assert_close(y[i, :length] if over_time else y[i], alone[0])
+    if ends is not None:
+        assert y.shape == (4, *out.values.shape)
+        np.testing.assert_array_equal(y[jnp.arange(y.shape[1])[None] >= ends[:, None]], 0)
+    empty, total, _, _ = run(x[3:], jnp.array([0]))
+    assert_close(y[3], empty[0])
+    for i, length in enumerate([steps, steps - 1, 1]):
+        if ends is not None and ends[i] == 0:  # shorter than a window
+            np.testing.assert_array_equal(dx[i], 0)
+            continue
+        alone, share, d_alone, _ = run(x[i : i + 1, :length], None)
+        assert_close(y[i] if ends is None else y[i, : ends[i]], alone[0])
         assert_close(dx[i, :length], d_alone[0])
-        shares.append(share)
-    empty, share, _ = run(x[2:, :1], jnp.array([0]))
-    assert_close(y[2] if not over_time else y[2, :1], empty[0])
-    assert_close(d_params, jax.tree.map(lambda *parts: sum(parts), *shares, share), atol=1e-5)
+        total = jax.tree.map(jnp.add, total, share)
+    assert_close(d_params, total, atol=1e-5)
 
-    if not case.mixes:  # the first of a batch draws the same, whoever comes after it
-        y, _, dx = run(jnp.where(inside, x, jnp.nan), lengths, train=True)
-        alone, _, d_alone = run(x[:1, :steps], None, train=True)
-        assert_close(y[0, :steps] if over_time else y[0], alone[0])
-        assert_close(dx[0, :steps], d_alone[0])
+    if not case.mixes:  # in training the first of a batch draws the same, whoever comes after it
+        y, _, dx, ends = run(padded[1:], lengths[1:], train=True)
+        alone, _, d_alone, _ = run(x[1:2, : steps - 1], None, train=True)
+        assert_close(y[0] if ends is None else y[0, : ends[0]], alone[0])
+        assert_close(dx[0, : steps - 1], d_alone[0])
 
 
 # Errors: the layer, what came, what was wanted.
