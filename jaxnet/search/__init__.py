@@ -1,4 +1,4 @@
-"""Search: space, samplers, plan, lanes, result."""
+"""Search: space, samplers, schedules, plan, lanes, result."""
 
 from jaxnet.search.driver import plan as plan
 from jaxnet.search.driver import random_search as random_search
@@ -8,4 +8,10 @@ from jaxnet.search.result import SearchResult as SearchResult
 from jaxnet.search.samplers import grid as grid
 from jaxnet.search.samplers import random as random
 from jaxnet.search.samplers import sobol as sobol
+from jaxnet.search.schedules import Rung as Rung
+from jaxnet.search.schedules import Schedule as Schedule
+from jaxnet.search.schedules import full as full
+from jaxnet.search.schedules import hyperband as hyperband
+from jaxnet.search.schedules import median_stopping as median_stopping
+from jaxnet.search.schedules import successive_halving as successive_halving
 from jaxnet.training import Program as Program

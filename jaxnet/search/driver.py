@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from jaxnet.data import as_data, check_count, input_spec
-from jaxnet.search import samplers
+from jaxnet.search import samplers, schedules
 from jaxnet.search.lanes import run_plan
 from jaxnet.search.planning import Plan, make_plan
 from jaxnet.search.progress import Progress
 from jaxnet.search.result import Network, SearchResult, kept_network
+from jaxnet.search.schedules import Schedule
 from jaxnet.search.space import Hyperparameters, Space
 from jaxnet.training import Data, Keys, Program, Trial, check_trial, fit, supervised
 
@@ -28,6 +29,7 @@ def run(
     epochs: int,
     key: jax.Array,
     sampler: samplers.Sampler | None = None,
+    schedule: Schedule | None = None,
     shuffle: str = "shared",
     lanes: int | None = None,
     keep: int = 10,
@@ -40,15 +42,16 @@ def run(
         reads nothing); or a ``Program`` for what isn't supervised learning.
       space: the hyperparameters and their distributions.
       train, validation: ``(inputs, targets)``, as for ``fit``; None for a ``Program``.
-      trials: how many configurations; None for all of a grid.
-      epochs: passes over the data (for a ``Program``, units of budget) for each.
+      trials: how many configurations; None for all of a grid, or as many as the schedule asks for.
+      epochs: passes over the data (for a ``Program``, units of budget) for each, at most.
       key: decides everything that is drawn. Configuration i depends on space, sampler, key and i alone, and what a
         trial draws on key and i; so a longer search begins with the trials of a shorter one.
-      sampler: the default is ``search.random()``.
+      sampler: which configurations are tried; the default is ``search.random()``.
+      schedule: who trains on, and how far; the default is ``search.full()``, all of them for all epochs.
       shuffle: "shared" shows all lanes the same batches in the same order, which is faster (the first layer of all
         lanes is one matmul) and compares trials on equal terms; "own" gives each trial its own order.
       lanes: how many trials run at once; the default is what memory (and on a CPU the cache) holds.
-      keep: how many of the best networks come to the host for ``result.network``.
+      keep: how many of the best networks come to the host for ``result.network``, of those that trained for all epochs.
       progress: None shows a bar when standard error is a terminal.
 
     A lane whose loss or parameters go non-finite is frozen at that step, keeps its last finite parameters, is marked
@@ -68,13 +71,14 @@ def run(
     >>> result.curves.shape, sorted(result.best)[:3], result.best["score"] < 0.1
     ((8, 20), ['diverged', 'hidden', 'id'], True)
     """
-    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, shuffle)
-    the_plan = make_plan(setup.program, space, setup.configurations, epochs, lanes=lanes)
+    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle)
+    the_plan = setup.plan(lanes)
     extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
     with Progress(len(setup.configurations), epochs, progress) as bar:
         outcome = run_plan(
-            setup.program, the_plan, setup.configurations, setup.keys, keep=keep, extract=extract, progress=bar
-        )
+            setup.program, the_plan, setup.configurations, setup.keys, schedule=setup.schedule, keep=keep,
+            extract=extract, progress=bar,
+        )  # fmt: skip
     return setup.result(the_plan, outcome)
 
 
@@ -114,6 +118,7 @@ def plan(
     epochs: int,
     key: jax.Array,
     sampler: samplers.Sampler | None = None,
+    schedule: Schedule | None = None,
     shuffle: str = "shared",
     lanes: int | None = None,
 ) -> Plan:
@@ -124,8 +129,8 @@ def plan(
     that the lanes hold (estimated from above), and the group's share of the cost. Arguments and errors are those of
     ``run``.
     """
-    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, shuffle)
-    made = make_plan(setup.program, space, setup.configurations, epochs, lanes=lanes)
+    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle)
+    made = setup.plan(lanes)
     print(made)
     return made
 
@@ -135,7 +140,7 @@ class _Setup:
 
     make_trial: Callable[[Any], Any] | None
 
-    def __init__(self, trial: Any, space, train, validation, trials, epochs, key, sampler, shuffle):
+    def __init__(self, trial: Any, space, train, validation, trials, epochs, key, sampler, schedule, shuffle):
         if not isinstance(space, Space):
             raise TypeError(f"expected a jn.Space as the second argument, got {space!r}")
         if trials is not None:
@@ -143,7 +148,17 @@ class _Setup:
         check_count("epochs", epochs)
         self.keys, self.space = Keys.of(key), space
         self.key, self.epochs, self.shuffle = key, epochs, shuffle
-        self.configurations = (sampler or samplers.random())(space, self.keys.sampler, trials)
+        self.schedule = schedules.full() if schedule is None else schedule
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"schedule must be a jn.search.Schedule, such as jn.search.hyperband(), got {schedule!r}")
+        wanted = self.schedule.trials(epochs)
+        if trials is not None and wanted is not None and trials != wanted:
+            raise ValueError(
+                f"the schedule asks for {wanted} trials at {epochs} epochs, got trials={trials}; leave it out"
+            )
+        self.configurations = (sampler or samplers.random())(
+            space, self.keys.sampler, trials if wanted is None else wanted
+        )
         if not self.configurations:
             raise ValueError("the sampler proposed no configuration")
         if isinstance(trial, Program):
@@ -162,6 +177,12 @@ class _Setup:
             check_trial(make_trial(Hyperparameters(configuration)), self.train, self.validation)
         self.program = supervised(make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=shuffle)
 
+    def plan(self, lanes: int | None) -> Plan:
+        return make_plan(
+            self.program, self.space, self.configurations, self.epochs, lanes=lanes,
+            expected=schedules.units_on_average(self.schedule, len(self.configurations), self.epochs),
+        )  # fmt: skip
+
     def _static(self, configuration):
         kinds = self.space.kinds(configuration)
         return [value for name, value in configuration.items() if kinds[name] == "static"]
@@ -170,13 +191,18 @@ class _Setup:
         configurations, history = self.configurations, outcome.history
         trials = len(configurations)
         units = np.isfinite(history["score"]).sum(axis=1)
+        status = np.where(units < self.epochs, "stopped", "completed")
         columns = {
             "id": np.arange(trials),
-            "status": np.where(outcome.diverged < 0, "completed", "diverged"),
+            "status": np.where(outcome.diverged < 0, status, "diverged"),
             "units": units,
-            "score": history["score"][:, -1],
         }
-        columns |= {name: values[:, -1] for name, values in history.items() if name != "score"}
+
+        def at_the_end(values):
+            return np.where(outcome.diverged < 0, values[np.arange(trials), np.maximum(units, 1) - 1], np.nan)
+
+        columns["score"] = at_the_end(history["score"])
+        columns |= {name: at_the_end(values) for name, values in history.items() if name != "score"}
         columns["diverged"] = outcome.diverged
         names = list(self.space.entries)
         if clash := set(names) & set(columns):
@@ -202,8 +228,8 @@ class _Setup:
             compile_seconds=outcome.compile_seconds, run_seconds=outcome.run_seconds,
         )  # fmt: skip
 
-    def _retrain(self, trial_id: int) -> Network:
+    def _retrain(self, trial_id: int, units: int) -> Network:
         assert self.make_trial is not None
         made = self.make_trial(Hyperparameters(self.configurations[trial_id]))
-        fitted = fit(made, self.train, epochs=self.epochs, key=self.key, shuffle=self.shuffle, trial_id=trial_id)
+        fitted = fit(made, self.train, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=trial_id)
         return Network(made.net, *jax.device_get((fitted.params, fitted.state)))

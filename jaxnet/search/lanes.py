@@ -6,7 +6,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Size
-from jaxnet.search.planning import Group, Plan, concurrent_chunks, cores, free_memory
+from jaxnet.search.planning import Group, Plan, compile_seconds, concurrent_chunks, cores, free_memory
 from jaxnet.search.progress import Progress
+from jaxnet.search.schedules import Rung, Schedule, full
 from jaxnet.search.space import Hyperparameters
 from jaxnet.training import Keys, Program
 
@@ -51,22 +52,24 @@ def run_plan(
     configurations: Configurations,
     keys: Keys,
     *,
+    schedule: Schedule | None = None,
     keep: int = 0,
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Runs all groups of a plan, chunk by chunk, on a CPU as many chunks at once as it has cores.
+    """Runs a plan's trials, chunk by chunk, on a CPU as many chunks at once as it has cores.
 
     Tracing, data and everything that is written down stay on the calling thread (JAX's configuration is local to a
     thread, and nothing needs a lock); other threads only wait, for the compiler and for units that run.
 
     Args:
       program, plan, configurations, keys: what runs, and the streams it draws from.
-      keep: how many of the best trials' carries come to the host.
+      schedule: who trains on; the default is all, for all units.
+      keep: how many of the best trials' carries come to the host, of those that trained for all units.
       extract: what of a carry is kept.
       progress: told of every unit.
     """
-    return _Run(program, plan, configurations, keys, keep, extract, progress).to_its_end()
+    return _Run(program, plan, configurations, keys, keep, extract, progress).to_its_end(schedule or full())
 
 
 def concrete(
@@ -92,25 +95,31 @@ def _needed(compiled: tuple[Any, Any]) -> int:
 
 
 @dataclasses.dataclass(eq=False)
-class _Chunk:
-    """Trials on their way through all units in the lanes of one compiled program."""
+class _Batch:
+    """Trials of a group that have trained for ``start`` units and go on together, to the end of their rung."""
 
     group: Group
     lanes: int
     ids: np.ndarray
-    compiled: tuple[Any, Any]
-    lane: Any = None
-    unit: int = 0
-    arguments: tuple = ()
+    start: int
+    rung: Rung
+
+    @property
+    def program(self) -> tuple[int, int]:
+        """What its compiled program is known by: the group, and for how many lanes."""
+        return id(self.group), self.lanes
 
 
 @dataclasses.dataclass(eq=False)
-class _Compilation:
-    """A group's program on its way through the compiler, for the trials ``ids``."""
+class _Chunk:
+    """As many of a batch as its program has lanes, on their way through its units."""
 
-    group: Group
-    lanes: int
+    batch: _Batch
     ids: np.ndarray
+    compiled: tuple[Any, Any]
+    unit: int
+    lane: Any = None
+    arguments: tuple = ()
 
 
 class _Run:
@@ -119,76 +128,124 @@ class _Run:
     def __init__(
         self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress
     ):
+        trials = len(configurations)
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
         self.keep, self.extract = keep, extract
-        self.progress = progress or Progress(len(configurations), plan.units, show=False)
-        self.outcome = Outcome({}, np.full(len(configurations), -1), {})
-        self.cost, self.done = sum(group.seconds for group in plan.groups), 0.0
+        self.progress = progress or Progress(trials, plan.units, show=False)
+        self.outcome = Outcome({"score": np.full((trials, plan.units), np.nan)}, np.full(trials, -1), {})
+        self.units = np.zeros(trials, int)  # that each trial has trained for
+        self.parked: dict[int, Any] = {}  # lanes, on the host, of trials that may go on
+        self.work, self.done, self.finished = sum(group.seconds for group in plan.groups), 0.0, 0
         self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups))
         self.memory = free_memory() // self.at_once
-        self.groups = collections.deque(plan.groups)
+        self.most = {id(group): group.lanes for group in plan.groups}
+        self.batches: collections.deque[_Batch] = collections.deque()
+        self.programs: dict[tuple[int, int], tuple[Any, Any]] = {}  # of a group, for so many lanes
+        self.compiling: dict[concurrent.futures.Future, list[_Batch]] = {}
         self.ready: collections.deque[_Chunk] = collections.deque()
-        self.under_way: dict[concurrent.futures.Future, _Chunk | _Compilation] = {}
+        self.running: dict[concurrent.futures.Future, _Chunk] = {}
         # A matmul split over all cores waits for the slowest of them, so on a CPU compiling and running take turns.
         self.take_turns = jax.default_backend() == "cpu"
         self.ahead = 16 if self.take_turns else 4
+
+    def to_its_end(self, schedule: Schedule) -> Outcome:
+        steps = schedule.rungs(len(self.configurations), self.plan.units)
         self.compilers = concurrent.futures.ThreadPoolExecutor(min(4, cores()), "jaxnet-compile")
         self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
-
-    def to_its_end(self) -> Outcome:
         try:
-            while self.groups or self.ready or self.under_way:
-                started, idle = time.perf_counter(), not self._running
-                self._go_on()
-                self._await()
-                elapsed = time.perf_counter() - started
-                self.outcome.compile_seconds += idle * elapsed
-                self.outcome.run_seconds += (not idle) * elapsed
+            rungs = next(steps, None)
+            while rungs is not None:
+                self._train(rungs)
+                try:
+                    rungs = steps.send(self.outcome.history["score"].copy())
+                except StopIteration:
+                    rungs = None
         finally:
             self.compilers.shutdown(cancel_futures=True)
             self.runners.shutdown(cancel_futures=True)
         return self.outcome
 
+    def _train(self, rungs: Sequence[Rung]) -> None:
+        """Trains the trials of rungs, side by side, to the end of each."""
+        self.batches.extend(self._cut_rungs(rungs))
+        self.finished = len(self.configurations) - sum(len(rung.ids) for rung in rungs)
+        while self.batches or self.compiling or self.ready or self.running:
+            started, idle = time.perf_counter(), not self.running
+            self._go_on()
+            self._await()
+            elapsed = time.perf_counter() - started
+            self.outcome.compile_seconds += idle * elapsed
+            self.outcome.run_seconds += (not idle) * elapsed
+
+    def _cut_rungs(self, rungs: Sequence[Rung]) -> Iterator[_Batch]:
+        """What takes longest first, as in the plan."""
+        for group in self.plan.groups:
+            for rung in rungs:
+                mine = group.ids[np.isin(group.ids, rung.ids) & (self.outcome.diverged[group.ids] < 0)]
+                for start in np.unique(self.units[mine]):
+                    ids = mine[self.units[mine] == start]
+                    if start < rung.units:
+                        yield _Batch(group, self._lanes(group, len(ids), rung.units - start), ids, int(start), rung)
+
+    def _lanes(self, group: Group, count: int, units: int) -> int:
+        """The group's lanes, or half, a quarter, ... of them for fewer trials, where that saves more than compiling."""
+        lanes = most = self.most[id(group)]
+        while lanes > 1 and -(-lanes // 2) >= count:
+            lanes = -(-lanes // 2)
+        saved = (most - lanes) * units * self._unit_seconds(group)
+        return lanes if (id(group), lanes) in self.programs or saved > compile_seconds() else most
+
+    def _unit_seconds(self, group: Group) -> float:
+        return group.seconds / len(group.ids) / self.plan.expected
+
     def _go_on(self) -> None:
         """Starts to run and to compile what may start now."""
-        compiling = len(self.under_way) - self._running
-        while self.ready and self._running < self.at_once and not (self.take_turns and compiling):
+        while self.ready and len(self.running) < self.at_once and not (self.take_turns and self.compiling):
             self._start(self.ready.popleft())
-        if self.take_turns and self.under_way:
+        if self.take_turns and (self.running or self.compiling):
             return
-        programs = compiling + len({id(chunk.compiled) for chunk in self.ready})
-        for _ in range(min(len(self.groups), self.ahead - programs)):
-            group = self.groups.popleft()
-            self._compile(group, group.lanes, group.ids)
-
-    @property
-    def _running(self) -> int:
-        return sum(isinstance(job, _Chunk) for job in self.under_way.values())
+        while self.batches and len(self.compiling) + len({id(chunk.compiled) for chunk in self.ready}) < self.ahead:
+            self._prepare(self.batches.popleft())
 
     def _await(self) -> None:
         """Waits for whatever is ready first, and goes on from there."""
-        done, _ = concurrent.futures.wait(self.under_way, return_when=concurrent.futures.FIRST_COMPLETED)
-        for future in done:
-            job = self.under_way.pop(future, None)
-            if isinstance(job, _Compilation):
-                self._compiled(job, future.result())
-            elif job is not None:
-                self._unit_over(job, future)
-
-    def _compile(self, group: Group, lanes: int, ids: np.ndarray) -> None:
-        lowered = _lower(self.program, self.plan, group, lanes, self.keys)
-        self.under_way[self.compilers.submit(lowered)] = _Compilation(group, lanes, ids)
-
-    def _compiled(self, job: _Compilation, compiled: tuple[Any, Any]) -> None:
-        if job.lanes > 1 and _needed(compiled) > self.memory:  # the plan's estimate was too low
-            self._compile(job.group, -(-job.lanes // 2), job.ids)
+        if not self.compiling and not self.running:
             return
-        chunks = [job.ids[i : i + job.lanes] for i in range(0, len(job.ids), job.lanes)]
-        self.ready.extend(_Chunk(job.group, job.lanes, ids, compiled) for ids in chunks)
+        done, _ = concurrent.futures.wait(
+            [*self.compiling, *self.running], return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for future in done:
+            if future in self.running:
+                self._unit_over(self.running.pop(future), future)
+            else:
+                self._compiled(self.compiling.pop(future), future.result())
+
+    def _prepare(self, batch: _Batch) -> None:
+        """Chunks of the batch, if its program is there; else the program has to be compiled first."""
+        if (compiled := self.programs.get(batch.program)) is not None:
+            parts = [batch.ids[i : i + batch.lanes] for i in range(0, len(batch.ids), batch.lanes)]
+            self.ready.extend(_Chunk(batch, ids, compiled, batch.start) for ids in parts)
+            return
+        for waiting in self.compiling.values():
+            if waiting[0].program == batch.program:
+                waiting.append(batch)
+                return
+        lowered = _lower(self.program, self.plan, batch.group, batch.lanes, self.keys)
+        self.compiling[self.compilers.submit(lowered)] = [batch]
+
+    def _compiled(self, batches: list[_Batch], compiled: tuple[Any, Any]) -> None:
+        if batches[0].lanes > 1 and _needed(compiled) > self.memory:  # the plan's estimate was too low
+            for batch in batches:
+                self._halve(batch, batch.ids)
+            return
+        self.programs[batches[0].program] = compiled
+        for batch in batches:
+            self._prepare(batch)
 
     def _start(self, chunk: _Chunk) -> None:
-        """The chunk's hyperparameters as arrays, and its first unit."""
-        group, padded = chunk.group, np.resize(chunk.ids, chunk.lanes)  # repeats fill a chunk, and are not read
+        """The chunk's hyperparameters as arrays, its lanes if they were parked, and its first unit."""
+        group = chunk.batch.group
+        padded = np.resize(chunk.ids, chunk.batch.lanes)  # repeats fill a chunk, and are not read
         values = {}
         for name in self.configurations[chunk.ids[0]]:
             column = [self.configurations[i][name] for i in padded]
@@ -201,31 +258,44 @@ class _Run:
                 values[name] = np.array(column, np.float32)
         hp = Hyperparameters({name: values[name] for name in group.structure(self.plan.floats)})
         chunk.arguments = hp, padded.astype(np.int32), self.keys.trials
+        if chunk.unit:
+            lanes = [self.parked[i] for i in padded.tolist()]
+            chunk.lane = jax.device_put(jax.tree.map(_stack, *lanes))
         self._advance(chunk)
 
     def _advance(self, chunk: _Chunk) -> None:
         rest = () if self.program.feed is None else (self.program.feed(chunk.unit),)
-        self.under_way[self.runners.submit(_unit, chunk, np.int32(chunk.unit), *rest)] = chunk
+        self.running[self.runners.submit(_unit, chunk, np.int32(chunk.unit), *rest)] = chunk
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
-        share = chunk.group.seconds * len(chunk.ids) / len(chunk.group.ids) / self.plan.units / self.cost
+        share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.work
+        rung = chunk.batch.rung
         try:
             going = self._record(chunk, future.result())
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or chunk.lanes == 1:
+            if "RESOURCE_EXHAUSTED" not in str(error) or chunk.batch.lanes == 1:
                 raise
-            self.done -= share * chunk.unit
-            self._halve(chunk)
+            self.done -= share * (chunk.unit - chunk.batch.start)
+            same = [other for other in self.ready if other.batch is chunk.batch]  # those that wait behind it
+            self.ready = collections.deque(other for other in self.ready if other.batch is not chunk.batch)
+            self._halve(chunk.batch, np.concatenate([other.ids for other in (chunk, *same)]))
             return
         chunk.unit += 1
         self.done += share
-        if chunk.unit < self.plan.units and going:
+        if chunk.unit < rung.units and going:
             self._advance(chunk)
             return
-        if self.keep:
-            _keep_best(self.outcome, chunk.ids, chunk.lane, self.keep, self.extract)
-        self.done += share * (self.plan.units - chunk.unit)
-        self.progress.chunk(len(chunk.ids), self.done)
+        self.done += share * (rung.units - chunk.unit)
+        self.units[chunk.ids] = rung.units
+        for i in chunk.ids.tolist():
+            self.parked.pop(i, None)
+        if rung.units == self.plan.units:
+            self.finished += len(chunk.ids)
+            if self.keep:
+                _keep_best(self.outcome, chunk.ids, chunk.lane, self.keep, self.extract)
+        elif rung.promoted:
+            self._park(chunk)
+        self.progress.chunk(self.finished, self.done)
 
     def _record(self, chunk: _Chunk, measures: dict[str, np.ndarray]) -> bool:
         """Writes down what a unit measured; whether any lane goes on."""
@@ -235,24 +305,36 @@ class _Run:
         going = (diverged < 0) & np.isfinite(measures["score"])
         outcome.diverged[ids] = np.where(diverged >= 0, diverged, outcome.diverged[ids])
         for name, value in measures.items():
-            column = outcome.history.setdefault(name, np.full((len(self.configurations), self.plan.units), np.nan))
+            column = outcome.history.setdefault(name, np.full_like(outcome.history["score"], np.nan))
             column[ids, chunk.unit] = np.where(going, value, np.nan)
         self.progress.unit(self.done, float(np.min(measures["score"], where=going, initial=np.inf)))
         return bool(going.any())
 
-    def _halve(self, chunk: _Chunk) -> None:
-        """For lanes that don't fit: the chunk and those that wait behind it again, in half as many lanes."""
-        behind = [other for other in self.ready if other.compiled is chunk.compiled]
-        self.ready = collections.deque(other for other in self.ready if other.compiled is not chunk.compiled)
-        chunk.lane = None
-        self._compile(chunk.group, -(-chunk.lanes // 2), np.concatenate([c.ids for c in (chunk, *behind)]))
+    def _park(self, chunk: _Chunk) -> None:
+        """Copies to the host the lanes that may be promoted, and forgets those that no longer may."""
+        scores, rung = self.outcome.history["score"][:, chunk.unit - 1], chunk.batch.rung
+        own = [i for i in self.parked if self.units[i] == rung.units and i in rung.ids]
+        best = _best([*own, *chunk.ids.tolist()], scores, rung.promoted)
+        for i in set(own) - set(best):
+            del self.parked[i]
+        if new := [i for i in best if i not in self.parked]:
+            lanes, ids = jax.device_get(chunk.lane), chunk.ids.tolist()
+            for i in new:  # copies, so that one lane doesn't hold the memory of all
+                place = ids.index(i)
+                self.parked[i] = jax.tree.map(lambda leaf, place=place: leaf[place].copy(), lanes)
+
+    def _halve(self, batch: _Batch, ids: np.ndarray) -> None:
+        """For lanes that don't fit: the trials again, in half as many."""
+        lanes = -(-batch.lanes // 2)
+        self.most[id(batch.group)] = min(self.most[id(batch.group)], lanes)
+        self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))
 
 
 def _unit(chunk: _Chunk, unit: np.int32, *rest: Any) -> dict[str, np.ndarray]:
     """Runs one unit of a chunk, the first after making its lanes; returns what it measured, on the host."""
     start, advance = chunk.compiled
     hp, ids, key = chunk.arguments
-    lane = start(hp, ids, key) if chunk.unit == 0 else chunk.lane
+    lane = start(hp, ids, key) if chunk.lane is None else chunk.lane
     chunk.lane, measures = advance(hp, lane, ids, key, unit, *rest)
     return jax.device_get(measures)
 
@@ -311,9 +393,7 @@ def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Cal
 
 def _keep_best(outcome: Outcome, ids: np.ndarray, lane: Lane, keep: int, extract: Callable[[Any], Any]) -> None:
     """Copies to the host what is kept of the chunk's lanes that are among the best so far, and forgets worse ones."""
-    final = outcome.history["score"][:, -1]
-    ranked = sorted([i for i in [*outcome.kept, *ids.tolist()] if np.isfinite(final[i])], key=lambda i: (final[i], i))
-    best = ranked[:keep]
+    best = _best([*outcome.kept, *ids.tolist()], outcome.history["score"][:, -1], keep)
     outcome.kept = {i: outcome.kept[i] for i in best if i in outcome.kept}
     new = [i for i in best if i not in outcome.kept]
     if not new:
@@ -322,6 +402,15 @@ def _keep_best(outcome: Outcome, ids: np.ndarray, lane: Lane, keep: int, extract
     trees = jax.device_get(_take(extract(lane.carry), places))
     for place, i in enumerate(new):
         outcome.kept[i] = jax.tree.map(lambda leaf, place=place: leaf[place], trees)
+
+
+def _stack(*leaves: Any) -> Any:
+    return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)  # PRNG keys stay JAX's
+
+
+def _best(ids: Sequence[int], scores: np.ndarray, count: int) -> list[int]:
+    """The trials with the lowest scores, ties by id; those that diverged are not among them."""
+    return sorted([i for i in ids if np.isfinite(scores[i])], key=lambda i: (scores[i], i))[:count]
 
 
 @jax.jit

@@ -51,11 +51,15 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The groups of a search in the order in which they run; ``str`` of it is a table."""
+    """The groups of a search in the order in which they run; ``str`` of it is a table.
+
+    ``units`` is the most that a trial trains, ``expected`` what it does on average.
+    """
 
     groups: tuple[Group, ...]
     floats: list[str]
     units: int
+    expected: float
 
     def __repr__(self) -> str:
         return f"Plan({self.trials} trials, {self.units} units, {len(self.groups)} compiled programs)"
@@ -88,8 +92,9 @@ class Plan:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
         most = max(group.bytes for group in self.groups)
+        of = f"{self.units}" if self.expected == self.units else f"{self.expected:.3g} (at most {self.units})"
         head = (
-            f"{self.trials} trials of {self.units} units: {len(self.groups)} compiled programs, "
+            f"{self.trials} trials of {of} units: {len(self.groups)} compiled programs, "
             f"{self.waste:.0%} of the arithmetic is padding, at most {_bytes(most)} at once"
         )
         return "\n".join([head, *lines])
@@ -101,6 +106,7 @@ def make_plan(
     configurations: Sequence[Mapping[str, Any]],
     units: int,
     *,
+    expected: float | None = None,
     memory: int | None = None,
     lanes: int | None = None,
 ) -> Plan:
@@ -111,12 +117,14 @@ def make_plan(
 
     Args:
       program, space, configurations: what runs; trial i is ``configurations[i]``.
-      units: of budget for each trial.
+      units: of budget for each trial, at most.
+      expected: of budget for each trial on average, where a schedule stops some; the default is ``units``.
       memory: bytes for the lanes that run at once; the default is what the device has free, with a margin.
       lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests.
     """
     feed = None if program.feed is None else program.feed(0)
     memory = free_memory() if memory is None else memory
+    expected = float(units if expected is None else expected)
     by_static: dict[tuple, list[int]] = {}
     kinds = [space.kinds(configuration) for configuration in configurations]
     for i, configuration in enumerate(configurations):
@@ -134,13 +142,12 @@ def make_plan(
         own = np.array([[configurations[i][name] for name in sizes] for i in members], int).reshape(len(members), -1)
         ranges = {name: (own[:, j].min(), own[:, j].max()) for j, name in enumerate(sizes)}
         model = CostModel(program, static, floats, ranges, feed)
-        groups += _cut(model, static, sizes, own, np.array(members), units, memory, lanes)
+        groups += _cut(model, static, sizes, own, np.array(members), expected, memory, lanes)
     groups.sort(key=lambda group: -group.seconds / group.chunks)  # what takes longest first, so that no core ends alone
-    return Plan(tuple(groups), floats, units)
+    return Plan(tuple(groups), floats, units, expected)
 
 
-def _cut(model: CostModel, static, sizes, own, ids, units: int, memory: int, lanes: int | None) -> list[Group]:
-    compile_seconds = _rates()[2]
+def _cut(model: CostModel, static, sizes, own, ids, units: float, memory: int, lanes: int | None) -> list[Group]:
     alone = _seconds(model(own, own)) * units
     order = np.lexsort((ids, alone))
     own, ids, alone = own[order], ids[order], alone[order]
@@ -154,7 +161,7 @@ def _cut(model: CostModel, static, sizes, own, ids, units: int, memory: int, lan
         bounds = np.maximum.accumulate(highs[:end][::-1], axis=0)[::-1]
         leasts = np.minimum.accumulate(lows[:end][::-1], axis=0)[::-1]
         padded = _seconds(model(bounds, leasts)) * units * (edges[end] - edges[:end])
-        total = best[:end] + padded + compile_seconds
+        total = best[:end] + padded + compile_seconds()
         cut_at[end] = int(np.argmin(total))
         best[end] = total[cut_at[end]]
 
@@ -201,10 +208,15 @@ def _seconds(costs: np.ndarray) -> np.ndarray:
 
 
 def _rates() -> tuple[float, float, float]:
-    flops, bandwidth, compile_seconds = RATES.get(jax.default_backend(), RATES["gpu"])
+    flops, bandwidth, compiling = RATES.get(jax.default_backend(), RATES["gpu"])
     if jax.default_backend() == "cpu":
-        return flops * cores(), bandwidth * cores(), compile_seconds / cores()
-    return flops, bandwidth, compile_seconds
+        return flops * cores(), bandwidth * cores(), compiling / cores()
+    return flops, bandwidth, compiling
+
+
+def compile_seconds() -> float:
+    """Roughly what it takes to compile a group's programs."""
+    return _rates()[2]
 
 
 def cores() -> int:

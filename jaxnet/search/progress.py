@@ -18,7 +18,6 @@ class Progress:
     def __init__(self, trials: int, units: int, show: bool | None = None):
         self._bar: Any = None
         self._best = math.nan
-        self._done = 0
         if not (sys.stderr.isatty() if show is None else show):
             return
         from rich.console import Console
@@ -50,8 +49,7 @@ class Progress:
             best_text = f"{self._best:.4g}" if math.isfinite(self._best) else "-"
             self._bar.update(self._task, completed=share, best=best_text, doing="training")
 
-    def chunk(self, trials: int, share: float) -> None:
-        """``trials`` more configurations are done, and ``share`` of the search's work."""
-        self._done += trials
+    def chunk(self, finished: int, share: float) -> None:
+        """So many configurations have finished, and ``share`` of the search's work is done."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=share, done=self._done)
+            self._bar.update(self._task, completed=share, done=finished)

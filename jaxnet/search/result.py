@@ -36,9 +36,9 @@ class SearchResult:
     """The outcome of a search; ``random_search`` and ``search.run`` make it.
 
     Attributes:
-      table: dict of NumPy columns, one row a trial, in the order of ids: ``id``, ``status`` ("completed" or
-        "diverged"), ``units`` (of budget completed before it diverged, if it did), ``score`` (the last unit's, NaN for
-        a diverged trial; lower is better), the other measures at the last unit, ``diverged`` (the step at which it was
+      table: dict of NumPy columns, one row a trial, in the order of ids: ``id``, ``status`` ("completed",
+        "stopped" by the schedule, or "diverged"), ``units`` (of budget completed), ``score`` (the last of those units',
+        NaN for a diverged trial; lower is better), the other measures then, ``diverged`` (the step at which it was
         frozen, or -1), then the hyperparameters by name.
       curves: the score after each unit, ``[trials, units]``, NaN where a trial had diverged.
       history: such an array for every measure, by name.
@@ -57,7 +57,7 @@ class SearchResult:
         compile_seconds: float = 0.0,
         run_seconds: float = 0.0,
         kept: Mapping[int, Callable[[], Any]] | None = None,
-        retrain: Callable[[int], Any] | None = None,
+        retrain: Callable[[int, int], Any] | None = None,
     ):
         self.table, self.history, self.names = table, history, names
         self.plan, self.compile_seconds, self.run_seconds = plan, compile_seconds, run_seconds
@@ -83,14 +83,18 @@ class SearchResult:
         return {name: _python(column[trial_id]) for name, column in self.table.items()}
 
     def ranked(self, count: int | None = None) -> list[Row]:
-        """Rows from the lowest score up; ties by id; diverged trials are not among them."""
+        """Rows from the lowest score up; ties by id; diverged trials are not among them.
+
+        Where a schedule stopped trials, those that trained longest come first, since scores after few units and after
+        many don't compare.
+        """
         scores = self.table["score"]
-        order = [i for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
+        order = [i for i in np.lexsort((scores, -self.table["units"])) if np.isfinite(scores[i])]
         return [self.row(int(i)) for i in order[:count]]
 
     @property
     def best(self) -> Row:
-        """The row with the lowest score; the earlier one of equals.
+        """The row with the lowest score, of the trials that trained longest; the earlier one of equals.
 
         Raises:
           ValueError: when every trial diverged.
@@ -128,7 +132,7 @@ class SearchResult:
                 f"larger keep=, or train it again: "
                 f"jn.fit(trial(result.hyperparameters({trial_id})), ..., key=key, trial_id={trial_id})"
             )
-        return self._retrain(trial_id)
+        return self._retrain(trial_id, int(self.table["units"][trial_id]) or self.curves.shape[1])
 
     def to_pandas(self) -> Any:
         """The table as a pandas ``DataFrame`` (the extra ``report`` installs pandas)."""

@@ -20,7 +20,7 @@ def test_it_tells_what_is_done_and_the_best_so_far():
         for share, best in ((0.1, math.inf), (0.25, 0.5), (0.5, 0.125), (0.75, 0.4)):
             progress.unit(share, best)
         progress.chunk(3, 0.75)
-        progress.chunk(2, 0.8)
+        progress.chunk(5, 0.8)
         task = progress._bar.tasks[0]
     assert task.completed == 0.8 and task.total == 1
     assert task.fields == {"doing": "training", "done": 5, "trials": 8, "best": "0.125"}
