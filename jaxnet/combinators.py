@@ -353,7 +353,7 @@ class _Children:
 
     def init(self, i: int, key: Any, spec: Any) -> tuple[Any, Any, Any]:
         child, observer = self._layers[i], _observer.get()
-        path = None if observer is None else (*observer[1], str(self.names[i]))
+        path = () if observer is None else (*observer[1], str(self.names[i]))
         with self.path(i), _observed_by(None if observer is None else (observer[0], path)):
             params, state, out = child.init(None if key is None else fold_in(key, i), spec)
         if observer is not None:
@@ -388,10 +388,8 @@ def _merged(children: _Children, merge: Any = "sum") -> Layer:
             y, s = children.apply(i, p, s, x, key, train)
             ys.append(y)
             new_state.append(s)
-        if isinstance(ys[0], Sequence):
-            y = ys[0].replace(_MERGES.get(merge, merge)(*(y.values for y in ys)))
-        else:
-            y = _MERGES.get(merge, merge)(*ys)
+        join = merge if callable(merge) else _MERGES[merge]
+        y = ys[0].replace(join(*(y.values for y in ys))) if isinstance(ys[0], Sequence) else join(*ys)
         return y, children.pack(new_state)
 
     def named(layer):
@@ -488,10 +486,7 @@ def _outline(trees: Any) -> str:
     return f"{list(trees)}" if isinstance(trees, dict) else f"a {type(trees).__name__} of {len(trees)}"
 
 
-@jax.custom_jvp
-def _scaled_gradient(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """``x``, with a gradient ``scale`` times as large."""
-    return x
+_scaled_gradient = jax.custom_jvp(lambda x, scale: x)  # x, with a gradient `scale` times as large
 
 
 @_scaled_gradient.defjvp

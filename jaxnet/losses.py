@@ -71,6 +71,20 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return _mean_per_example(optax.squared_error(outputs, targets.astype(outputs.dtype)))
 
 
+def absolute_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """``|output - target|``, averaged over an example's outputs; its slope where they are equal is 0.
+
+    Args:
+      outputs, targets: ``[batch, ...]``, of the same shape.
+
+    >>> absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
+    [1.0]
+    """
+    _same_shape("absolute_error", outputs, targets)
+    difference = outputs - targets.astype(outputs.dtype)
+    return _mean_per_example(difference * jnp.sign(difference))  # abs has the slope 1 at 0 in JAX
+
+
 def huber(delta: Any = 1.0) -> Loss:
     """Squared error halved up to ``delta``, linear beyond it: a factory of a loss on ``[batch, ...]``.
 
@@ -90,6 +104,91 @@ def huber(delta: Any = 1.0) -> Loss:
         return _mean_per_example(optax.huber_loss(outputs, targets.astype(outputs.dtype), delta=delta))
 
     return huber
+
+
+def label_smoothing(amount: Any) -> Loss:
+    """Softmax cross entropy in which every class gets a share of the target: a factory of a loss.
+
+    The target is ``(1 - amount) * target + amount / classes``; outputs and targets are those of
+    ``softmax_cross_entropy``, and so are the errors.
+
+    Args:
+      amount: what is spread over all classes, the target's own among them, in [0, 1]; may be traced. 0.1 is usual.
+
+    Raises:
+      ValueError: here, for an amount outside [0, 1].
+
+    Source: Szegedy et al., "Rethinking the Inception architecture" (2016), section 7; as PyTorch's
+    ``cross_entropy(label_smoothing=amount)``.
+
+    >>> label_smoothing(0.5)(jnp.log(jnp.array([[0.25, 0.75]])), jnp.array([1])).tolist()  # -3/4 ln 3/4 - 1/4 ln 1/4
+    [0.5623]
+    """
+    if isinstance(amount, (int, float)) and not 0 <= amount <= 1:
+        raise ValueError(f"label_smoothing: amount must be in [0, 1], got {amount!r}")
+
+    def label_smoothing(outputs, targets):
+        classes = outputs.shape[-1] if outputs.ndim else 0
+        if _are_labels("label_smoothing", outputs, targets):
+            known = (targets >= 0) & (targets < classes)
+            targets = jnp.where(known[..., None], jax.nn.one_hot(targets, classes, dtype=outputs.dtype), jnp.nan)
+        targets = optax.smooth_labels(targets.astype(outputs.dtype), jnp.asarray(amount, outputs.dtype))
+        return _mean_per_example(optax.softmax_cross_entropy(outputs, targets))
+
+    return label_smoothing
+
+
+def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """How far an output is from its side of the margin, ``max(0, 1 - output * sign)``, averaged over an example's.
+
+    Args:
+      outputs: scores ``[batch, ...]``, floating; a positive one says yes. Of several classes ``[batch, ..., classes]``.
+      targets: of the outputs' shape, positive for yes and anything else for no, so 0 and 1 are taken as well as -1 and
+        1. Or, of several classes, integer labels ``[batch, ...]``: then the loss is ``max(0, 1 + s - own)``, with ``s``
+        the largest score of the other classes.
+
+    Raises:
+      ValueError: when targets have neither shape. Labels out of range give NaN.
+
+    Source: of several classes, Crammer and Singer, "On the algorithmic implementation of multiclass kernel-based vector
+    machines" (2001), as optax has it; PyTorch's ``MultiMarginLoss`` is a sum over all other classes.
+
+    >>> hinge(jnp.array([2.0, 0.5, 0.5]), jnp.array([1, 1, 0])).tolist()
+    [0.0, 0.5, 1.5]
+    >>> hinge(jnp.array([[3.0, 2.5, 0.0]]), jnp.array([0])).tolist()
+    [0.5]
+    """
+    if outputs.ndim > 1 and targets.shape == outputs.shape[:-1]:
+        _are_labels("hinge", outputs, targets)
+        losses = optax.losses.multiclass_hinge_loss(outputs, targets).astype(outputs.dtype)
+        return _mean_per_example(jnp.where((targets >= 0) & (targets < outputs.shape[-1]), losses, jnp.nan))
+    _same_shape("hinge", outputs, targets)
+    signs = jnp.where(targets > 0, jnp.ones((), outputs.dtype), -jnp.ones((), outputs.dtype))
+    return _mean_per_example(optax.hinge_loss(outputs, signs))
+
+
+def kl_divergence(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Kullback-Leibler divergence in nats of the outputs' softmax from the targets, ``sum(t * log(t / p))``.
+
+    It is the cross entropy less the targets' own entropy, so its gradient is the same and its least value is 0.
+
+    Args:
+      outputs: logits or log probabilities ``[batch, ..., classes]``, floating.
+      targets: distributions of the same shape; a probability of 0 adds nothing.
+
+    Raises:
+      ValueError: for other shapes.
+
+    Source: PyTorch's ``kl_div`` wants log probabilities as outputs; here they're logits, as in every loss.
+
+    >>> kl_divergence(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]])).tolist()  # log 2
+    [0.6931]
+    """
+    _same_shape("kl_divergence", outputs, targets)
+    if outputs.ndim < 2:
+        raise ValueError(f"kl_divergence: expected outputs [batch, ..., classes], got {outputs.shape}")
+    targets = targets.astype(outputs.dtype)
+    return _mean_per_example(optax.kl_divergence(jax.nn.log_softmax(outputs), targets))
 
 
 def l2(strength: Any, *, where: Where | None = None) -> Callable[[Any], jax.Array]:

@@ -15,6 +15,13 @@ FROM_TORCH = {
     "squared_error": losses.squared_error,
     "huber_0.5": losses.huber(0.5),
     "huber_2.0": losses.huber(2.0),
+    "absolute_error": losses.absolute_error,
+    "smoothing_labels": losses.label_smoothing(0.2),
+    "smoothing_distributions": losses.label_smoothing(0.2),
+    "smoothing_pixels": losses.label_smoothing(0.2),
+    "kl_divergence": losses.kl_divergence,
+    "hinge_yes_or_no": losses.hinge,
+    "hinge_labels": losses.hinge,
 }
 
 
@@ -144,6 +151,8 @@ def test_cross_entropy_refuses_outputs_without_classes():
         ("squared_error", losses.squared_error),
         ("sigmoid_cross_entropy", losses.sigmoid_cross_entropy),
         ("huber", losses.huber()),
+        ("absolute_error", losses.absolute_error),
+        ("kl_divergence", losses.kl_divergence),
     ],
 )
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (1, 3), (3, 4), (4, 3, 1)])
@@ -159,6 +168,75 @@ def test_shapes_are_never_broadcast(name, loss, shape):
 def test_huber_refuses_a_delta(delta):
     with pytest.raises(ValueError, match="huber: delta must be positive, got"):
         losses.huber(delta)
+
+
+def test_smoothing_by_hand():
+    """Of 4 classes with amount 0.2 the target has 0.85 and each other 0.05; 0 is the plain loss, 1 ignores it."""
+    outputs = jnp.log(jnp.array([[0.1, 0.2, 0.3, 0.4]]))
+    wanted = -(0.05 * np.log(0.1) + 0.85 * np.log(0.2) + 0.05 * np.log(0.3) + 0.05 * np.log(0.4))
+    np.testing.assert_allclose(losses.label_smoothing(0.2)(outputs, jnp.array([1])), [wanted], rtol=1e-6)
+    plain = losses.softmax_cross_entropy(outputs, jnp.array([1]))
+    np.testing.assert_allclose(losses.label_smoothing(0)(outputs, jnp.array([1])), plain, rtol=1e-6)
+    one = losses.label_smoothing(1.0)
+    np.testing.assert_allclose(one(outputs, jnp.array([1])), one(outputs, jnp.array([3])), rtol=1e-6)
+    amounts = jax.vmap(lambda a: losses.label_smoothing(a)(outputs, jnp.array([1]))[0])(jnp.array([0.0, 0.2]))
+    np.testing.assert_allclose(amounts, [plain[0], wanted], rtol=1e-6)
+
+
+def test_hinge_takes_zeros_and_minus_ones_for_no():
+    outputs = jnp.array([[2.0, 0.5, -3.0, 0.0]])
+    for no in (0, -1):
+        assert losses.hinge(outputs, jnp.array([[1, no, no, 1]])).tolist() == [(0 + 1.5 + 0 + 1) / 4]
+    assert losses.hinge(outputs, jnp.array([[True, False, False, True]])).tolist() == [0.625]
+
+
+def test_hinge_of_classes_by_hand():
+    outputs = jnp.array([[3.0, 2.5, 0.0], [3.0, 0.0, 1.0], [1.0, 5.0, 0.0]])
+    assert losses.hinge(outputs, jnp.array([0, 0, 0])).tolist() == [0.5, 0, 5]
+
+
+def test_the_divergence_is_the_cross_entropy_less_the_targets_entropy(key):
+    outputs = jax.random.normal(key, (6, 3))
+    targets = jax.nn.softmax(jax.random.normal(jax.random.key(1), (6, 3)))
+    entropy = -np.sum(targets * np.log(targets), axis=1)
+    wanted = losses.softmax_cross_entropy(outputs, targets) - entropy
+    np.testing.assert_allclose(losses.kl_divergence(outputs, targets), wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses.kl_divergence(jnp.log(targets), targets), 0, atol=1e-6)
+    assert losses.kl_divergence(outputs[:1], jnp.array([[1, 0, 0]])).tolist() == pytest.approx(
+        losses.softmax_cross_entropy(outputs[:1], jnp.array([0])).tolist()
+    )
+
+
+def test_the_slope_of_absolute_error_at_zero_is_zero():
+    gradient = jax.grad(lambda o: losses.absolute_error(o, jnp.zeros(3)).sum())(jnp.array([2.0, 0.0, -1.0]))
+    assert gradient.tolist() == [1, 0, -1]
+
+
+@pytest.mark.parametrize("loss", [losses.label_smoothing(0.1), losses.hinge])
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_out_of_range_are_nan(loss, label):
+    values = loss(OUTPUTS, jnp.array([0, label, 1, 2]))
+    assert jnp.isnan(values).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "hinge"])
+def test_labels_that_are_floats_are_refused_by_other_losses_too(name):
+    loss = losses.hinge if name == "hinge" else losses.label_smoothing(0.1)
+    with pytest.raises(TypeError, match=rf"{name}: labels of shape \(4,\) must be integers, got float32"):
+        loss(OUTPUTS, jnp.zeros(4))
+    with pytest.raises(ValueError, match=f"{name}: "):
+        loss(OUTPUTS, jnp.zeros((4, 2), int))
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.5, float("nan")])
+def test_smoothing_refuses_an_amount(amount):
+    with pytest.raises(ValueError, match=r"label_smoothing: amount must be in \[0, 1\], got"):
+        losses.label_smoothing(amount)
+
+
+def test_a_divergence_needs_classes():
+    with pytest.raises(ValueError, match=r"kl_divergence: expected outputs \[batch, ..., classes\], got \(4,\)"):
+        losses.kl_divergence(jnp.zeros(4), jnp.zeros(4))
 
 
 # Penalties

@@ -47,6 +47,17 @@ def losses(normal):
     def cross_entropy(made, targets):
         return functional.cross_entropy(made, targets, reduction="none")
 
+    def smoothed(made, targets):
+        return functional.cross_entropy(made, targets, reduction="none", label_smoothing=0.2)
+
+    def divergence(made, targets):
+        return functional.kl_div(functional.log_softmax(made, 1), targets, reduction="none").sum(1)
+
+    def crammer_singer(made, targets):
+        own = made.gather(1, targets[:, None])[:, 0]
+        others = made.masked_fill(functional.one_hot(targets, 4).bool(), -torch.inf)
+        return functional.relu(1 + others.max(1).values - own)
+
     cases = {
         "cross_entropy_labels": (outputs, labels, cross_entropy),
         "cross_entropy_distributions": (outputs, distributions, cross_entropy),
@@ -56,6 +67,13 @@ def losses(normal):
         "squared_error": (outputs, reals, _mean(functional.mse_loss)),
         "huber_0.5": (outputs, reals, _mean(functional.huber_loss, delta=0.5)),
         "huber_2.0": (outputs, reals, _mean(functional.huber_loss, delta=2.0)),
+        "absolute_error": (outputs, reals, _mean(functional.l1_loss)),
+        "smoothing_labels": (outputs, labels, smoothed),
+        "smoothing_distributions": (outputs, distributions, smoothed),
+        "smoothing_pixels": (images, pixel_labels, lambda made, targets: smoothed(made.mT, targets).mean(1)),
+        "kl_divergence": (outputs, distributions, divergence),
+        "hinge_yes_or_no": (outputs, yes, lambda made, targets: functional.relu(1 - made * (2 * targets - 1)).mean(1)),
+        "hinge_labels": (outputs, labels, crammer_singer),
     }
     for name, (made, targets, loss) in cases.items():
         made = made.clone().requires_grad_()
