@@ -114,8 +114,8 @@ def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result
     unit, needed = lanes_module._unit, lanes_module._needed
 
     def exhausted(chunk, number, *rest):
-        if chunk.lanes > 2 and number == 1:
-            refused.append(chunk.lanes)
+        if chunk.batch.lanes > 2 and number == 1:
+            refused.append(chunk.batch.lanes)
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
         return unit(chunk, number, *rest)
 
