@@ -85,4 +85,9 @@ from jaxnet.search.space import log_integers as log_integers
 from jaxnet.search.space import log_uniform as log_uniform
 from jaxnet.search.space import uniform as uniform
 
+# Inspection.
+from jaxnet.inspection import check_gradients as check_gradients
+from jaxnet.inspection import linear_map as linear_map
+from jaxnet.inspection import summary as summary
+
 __version__ = "0.1.0"

@@ -39,10 +39,18 @@ def lane_cost(program: Program, hp: Hyperparameters, feed: Any) -> Cost:
         return carry, program.evaluate(hp, carry, *rest)
 
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), rest)
-    closed = jax.make_jaxpr(unit)(hp, carry, key, *shapes)
-    flops, traffic, work = _count(closed.jaxpr)
+    flops, traffic, work = traced_cost(unit, hp, carry, key, *shapes)
     carried = sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(carry))
     return Cost(flops, traffic, carried, work)
+
+
+def traced_cost(function: Any, *arguments: Any) -> tuple[float, float, float]:
+    """``flops``, ``traffic`` and ``work`` of one call, as in ``Cost``; arguments are trees of arrays or of shapes.
+
+    >>> traced_cost(jnp.dot, jnp.ones((2, 5)), jnp.ones((5, 3)))[0]
+    60.0
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 class CostModel:
