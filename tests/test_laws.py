@@ -144,9 +144,11 @@ LAYERS = {
     "parallel, product": Case(
         lambda n: jn.parallel(jn.dense(n), jn.serial(jn.dense(n), jnp.cos), merge="product"), (5,)
     ),
-    "parallel, function": Case(lambda n: jn.parallel(jn.dense(3), jn.dense(3), merge=jnp.maximum), (5,)),
+    "parallel, function": Case(
+        lambda n: jn.parallel(jn.dense(3), jn.dense(3), merge=lambda a, b: jnp.tanh(a - b)), (5,)
+    ),
     "residual": Case(lambda n: jn.serial(jn.dense(n), jn.residual(jn.serial(jn.dense(n), jnp.cos))), (5,)),
-    "residual, shortcut": Case(lambda n: jn.residual(jn.serial(jn.dense(n), jnp.tanh), jn.dense(n)), (3, 5)),
+    "residual, shortcut": Case(lambda n: jn.residual(jn.serial(jn.dense(n), jnp.tanh), jn.dense(n)), (2, 5)),
     "repeat": Case(
         lambda n: jn.serial(jn.dense(n), jn.repeat(jn.serial(jn.dense(n), jnp.cos, jn.dropout(0.3)), 3)), (5,)
     ),
