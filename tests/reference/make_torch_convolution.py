@@ -102,7 +102,7 @@ def main():
     )
     np.savez_compressed(
         pathlib.Path(__file__).with_name("torch_convolution.npz"),
-        **{name: np.ascontiguousarray(value) for name, value in arrays.items()},
+        **{name: np.asarray(value, order="C") for name, value in arrays.items()},
         version=np.array(torch.__version__),
     )
 

@@ -1,0 +1,193 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops.convolution import MOST_SLICES, convolve, convolve_transposed, native_convolution
+
+# space, in_features, features, kernel, strides, dilation, padding, groups
+CASES = {
+    "1d": ((7,), 3, 4, (3,), (1,), (1,), ((0, 0),), 1),
+    "1d, all": ((9,), 2, 3, (3,), (2,), (2,), ((1, 4),), 1),
+    "one place": ((5, 4), 3, 2, (1, 1), (2, 1), (1, 1), ((0, 0), (1, 0)), 1),
+    "2d": ((6, 5), 3, 4, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0)), 1),
+    "2d, all": ((7, 8), 2, 3, (2, 3), (2, 3), (3, 1), ((2, 0), (1, 2)), 1),
+    "3d, all": ((4, 5, 3), 2, 3, (2, 3, 2), (1, 2, 1), (2, 1, 1), ((0, 1), (1, 0), (0, 0)), 1),
+    "groups": ((6, 5), 6, 4, (3, 2), (2, 1), (1, 2), ((1, 0), (0, 1)), 2),
+    "depthwise": ((6, 5), 3, 3, (3, 2), (1, 2), (2, 1), ((1, 1), (0, 0)), 3),
+    "depthwise, two outputs each": ((7,), 3, 6, (3,), (2,), (1,), ((2, 0),), 3),
+    "depthwise, 3d": ((3, 4, 2), 2, 4, (2, 2, 1), (1, 2, 1), (1, 1, 1), ((0, 0), (1, 1), (0, 0)), 2),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    """``(function of x and w, x, w)``, where the function is ``convolve`` with the case's arguments."""
+    space, in_features, features, kernel, strides, dilation, padding, groups = request.param
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *space, in_features))
+    w = rng.normal(size=(*kernel, in_features // groups, features))
+
+    def run(x, w):
+        return convolve(x, w, strides=strides, dilation=dilation, padding=padding, groups=groups)
+
+    return run, x, w
+
+
+def natively(run):
+    def under(*args):
+        with native_convolution():
+            return run(*args)
+
+    return under
+
+
+def primitives(run, *args):
+    return {str(equation.primitive) for equation in jax.make_jaxpr(run)(*args).eqns}
+
+
+def test_matrix_products_equal_native_convolutions(case, x64):
+    """Outputs, gradients, and gradients of gradients; two programs that share nothing but their arguments."""
+    run, x, w = case
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    assert "conv_general_dilated" not in primitives(run, x, w)
+    assert "conv_general_dilated" in primitives(natively(run), x, w)
+
+    def everything(run):
+        def first(x, w):
+            return jnp.sum(jnp.sin(run(x, w)))
+
+        def second(x, w):
+            dx, dw = jax.grad(first, argnums=(0, 1))(x, w)
+            return jnp.sum(dx**3) + jnp.sum(jnp.cos(dw))
+
+        gradients = jax.grad(first, argnums=(0, 1)), jax.grad(second, argnums=(0, 1))
+        return jax.jit(lambda x, w: (run(x, w), *(gradient(x, w) for gradient in gradients)))(x, w)
+
+    for got, wanted in zip(*(jax.tree.leaves(everything(r)) for r in (run, natively(run))), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared inputs", "own inputs"])
+@pytest.mark.parametrize("native", [False, True], ids=["products", "native"])
+def test_lanes_equal_a_loop(case, shared, native, x64):
+    """``vmap`` over weights, and over inputs or not, inside and outside of gradients."""
+    run, x, w = case
+    run = natively(run) if native else run
+    lanes = 3
+    ws = jnp.stack([jnp.asarray(w) * (i + 1) for i in range(lanes)])
+    xs = jnp.asarray(x) if shared else jnp.stack([jnp.asarray(x) - i for i in range(lanes)])
+
+    def lane(x, w):
+        return run(x, w), jax.grad(lambda x, w: jnp.sum(jnp.sin(run(x, w))), argnums=(0, 1))(x, w)
+
+    together = jax.jit(jax.vmap(lane, in_axes=(None if shared else 0, 0)))(xs, ws)
+    single = jax.jit(lane)
+    for i in range(lanes):
+        alone = single(xs if shared else xs[i], ws[i])
+        for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(got[i], wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_a_sum_written_out_gives_the_same(x64):
+    """``y[b, p, o] = sum x[b, stride * p + dilation * k - before, i] * w[k, i, o]``, by loops."""
+    rng = np.random.default_rng(1)
+    x, w = rng.normal(size=(2, 6, 3)), rng.normal(size=(3, 3, 2))
+    y = convolve(jnp.asarray(x), jnp.asarray(w), strides=(2,), dilation=(2,), padding=((3, 1),))
+    wanted = np.zeros((2, 3, 2))
+    for b, p, k, i, o in np.ndindex(2, 3, 3, 3, 2):
+        at = 2 * p + 2 * k - 3
+        wanted[b, p, o] += x[b, at, i] * w[k, i, o] if 0 <= at < 6 else 0
+    np.testing.assert_allclose(y, wanted, rtol=1e-12)
+
+
+def test_the_transpose_is_the_transpose(x64):
+    """``<A x, y> = <x, A' y>``, for both ways of computing it."""
+    rng = np.random.default_rng(2)
+    x, w = jnp.asarray(rng.normal(size=(2, 7, 6, 3))), jnp.asarray(rng.normal(size=(3, 2, 3, 4)))
+    arguments = {"strides": (2, 1), "dilation": (1, 2)}
+    forth = convolve(x, w, **arguments, padding=((1, 0), (2, 1)))
+    y = jnp.asarray(rng.normal(size=forth.shape))
+    swapped = jnp.swapaxes(w, -1, -2)
+
+    def back(y):
+        return convolve_transposed(y, swapped, **arguments, crop=((1, 0), (2, 1)), space=(7, 6))
+
+    assert back(y).shape == x.shape
+    np.testing.assert_allclose(jnp.vdot(forth, y), jnp.vdot(x, back(y)), rtol=1e-12)
+    np.testing.assert_allclose(natively(back)(y), back(y), rtol=1e-10, atol=1e-12)
+
+
+def test_long_kernels_go_to_the_native_convolution():
+    """One slice for each place would be a program that compiles for ever."""
+
+    def run(places):
+        arguments = {"strides": (1,), "dilation": (1,), "padding": ((0, 0),)}
+        x, w = jnp.ones((1, 300, 1)), jnp.ones((places, 1, 1))
+        return primitives(lambda x, w: convolve(x, w, **arguments), x, w)
+
+    assert "conv_general_dilated" not in run(MOST_SLICES)
+    assert "conv_general_dilated" in run(MOST_SLICES + 1)
+
+
+def test_wide_kernels_go_to_the_native_convolution_on_accelerators(monkeypatch):
+    def run(in_features):
+        x, w = jnp.ones((1, 4, 4, in_features)), jnp.ones((3, 3, in_features, 1))
+        arguments = {"strides": (1, 1), "dilation": (1, 1), "padding": ((0, 0), (0, 0))}
+        return "conv_general_dilated" in primitives(lambda x, w: convolve(x, w, **arguments), x, w)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [run(n) for n in (64, 65)] == [False, True]
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert not run(65)
+
+
+def test_the_switch_ends_with_its_block_even_after_an_error():
+    x, w = jnp.ones((1, 4, 1)), jnp.ones((2, 1, 1))
+
+    def run(x, w):
+        return convolve(x, w, strides=(1,), dilation=(1,), padding=((0, 0),))
+
+    with pytest.raises(RuntimeError), native_convolution():
+        raise RuntimeError
+    assert "conv_general_dilated" not in primitives(run, x, w)
+
+
+def test_integers_are_promoted():
+    """Images of bytes with weights in half precision, in both ways."""
+    x, w = jnp.full((1, 4, 1), 200, jnp.uint8), jnp.full((2, 1, 1), 2, jnp.bfloat16)
+
+    def run():
+        return convolve(x, w, strides=(1,), dilation=(1,), padding=((0, 0),))
+
+    with native_convolution():
+        native = run()
+    for y in (run(), native):
+        assert y.dtype == jnp.bfloat16
+        assert y.ravel().tolist() == [800, 800, 800]
+
+
+def test_networks_of_different_widths_in_lanes_equal_each_alone(key):
+    def make(first, second):
+        return jn.serial(
+            jn.conv(first, (3, 3), padding="SAME"),
+            jax.nn.relu,
+            jn.conv(second, (3, 3)),
+            jnp.tanh,
+            jn.flatten,
+            jn.dense(3),
+        )
+
+    x = jax.random.normal(key, (2, 6, 6, 1))
+
+    def lane(first, second):
+        net = make(jn.Size(4, first), jn.Size(5, second))
+        params, state, _ = net.init(key, (6, 6, 1))
+        return net.apply(params, state, x)[0]
+
+    together = jax.vmap(lane)(jnp.array([2, 4]), jnp.array([5, 3]))
+    for got, widths in zip(together, [(2, 5), (4, 3)], strict=True):
+        net = make(*widths)
+        params, state, _ = net.init(key, (6, 6, 1))
+        np.testing.assert_allclose(got, net.apply(params, state, x)[0], rtol=1e-4, atol=1e-5)
