@@ -8,7 +8,7 @@ all its units (under sizes with all of its bound, the active ones first): ``[in_
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,6 @@ from jaxnet.ops.random import fold_in, position_uniform
 from jaxnet.sequence import Sequence, sequence_spec
 
 Returns = Literal["sequence", "last", "state", "both", "step"]
-
-_RETURNS = ("sequence", "last", "state", "both", "step")
 
 
 def rnn(
@@ -195,8 +193,8 @@ def bidirectional(forward: Layer, backward: Layer | None = None) -> Layer:
     ``(x, (forward_state, backward_state))``.
 
     Raises:
-      TypeError: here, for what isn't a layer. ValueError: from ``init``, when the two don't return the same kind; and
-        what the two raise.
+      TypeError: here, for what isn't a layer. ValueError: from ``init``, when an example has no time axis, or the two
+        don't return the same kind; and what the two raise.
 
     Source: Schuster and Paliwal, "Bidirectional recurrent neural networks" (1997).
 
@@ -213,6 +211,11 @@ def bidirectional(forward: Layer, backward: Layer | None = None) -> Layer:
 
     def init(key, spec):
         x, given = _split_spec(spec)
+        shape = as_spec(sequence_spec(x)[0]).shape
+        if len(shape) < 2:
+            raise ValueError(
+                f"bidirectional: expected examples (time, ...), or a Sequence of them, got the shape {shape}"
+            )
         made = {}
         for i, (direction, layer) in enumerate(layers.items()):
             made[direction] = layer.init(fold_in(key, i), x if given is None else (x, given[i]))
@@ -272,8 +275,8 @@ def _recurrent(
     """A cell as a layer, by a scan over time or, for "step", as it is."""
     name, one_step = cell.name, returns == "step"
     check_features(name, units, "units")
-    if returns not in _RETURNS:
-        raise ValueError(f"{name}: returns must be one of {', '.join(map(repr, _RETURNS))}, got {returns!r}")
+    if returns not in get_args(Returns):
+        raise ValueError(f"{name}: returns must be one of {', '.join(map(repr, get_args(Returns)))}, got {returns!r}")
     if one_step and reverse:
         raise ValueError(f'{name}: a single step has no direction; leave out reverse, or returns="step"')
     if isinstance(recurrent_dropout, (int, float)) and not 0 <= recurrent_dropout < 1:

@@ -206,6 +206,23 @@ def test_no_state_is_a_state_of_zeros(make, key):
         np.testing.assert_array_equal(make(4).apply(params, state, (x, given))[0], wanted)
 
 
+def test_unrolling_changes_no_number(make, key):
+    params, state, _ = make(4).init(key, (7, 2))
+    x = jn.Sequence(normal(1, 2, 7, 2), jnp.array([7, 3]))
+    wanted, _ = make(4).apply(params, state, x)
+    for unroll in (3, True):
+        got, _ = make(4, unroll=unroll).apply(params, state, x)
+        np.testing.assert_allclose(got.values, wanted.values, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_given_state_takes_the_dtype_of_the_rest(make, dtype, key):
+    params, state, _ = make(4).init(key, jn.Spec((3, 2), dtype))
+    given = (jnp.ones((2, 4)), np.ones((2, 4))) if make is jn.lstm else jnp.ones((2, 4))
+    (y, final), _ = make(4, returns="both").apply(params, state, (jnp.ones((2, 3, 2), dtype), given))
+    assert {array.dtype for array in jax.tree.leaves((y, final))} == {jnp.dtype(dtype)}
+
+
 # Directions.
 
 
@@ -484,5 +501,7 @@ def test_bidirectional_refuses_what_is_no_layer_and_two_kinds(key):
         jn.bidirectional(jn.gru(3), jnp.tanh)
     with pytest.raises(ValueError, match="bidirectional: both layers must return the same kind"):
         jn.bidirectional(jn.gru(3), jn.lstm(3, returns="state")).init(key, (5, 2))
+    with pytest.raises(ValueError, match=r"bidirectional: expected examples \(time, ...\).* got the shape \(5,\)"):
+        jn.bidirectional(jn.gru(3, returns="step")).init(key, (5,))
     with pytest.raises(ValueError, match="bidirectional: both layers must return the same kind"):
         jn.bidirectional(jn.gru(3), jn.gru(3, returns="last")).init(key, (5, 2))
