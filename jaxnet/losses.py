@@ -17,7 +17,7 @@ import optax
 Loss = Callable[[Any, Any], jax.Array]
 Where = Callable[[str], bool]  # of a parameter's path, such as "head/w"
 
-BIASES = ("b", "b_u", "bias", "scale", "offset")  # what a penalty on weights leaves out
+BIASES = ("b", "b_u", "bias", "scale", "offset", "slope")  # what a penalty on weights leaves out
 
 
 def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:

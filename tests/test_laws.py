@@ -14,6 +14,7 @@ import jaxnet as jn
 from jaxnet.combinators import as_layer
 from jaxnet.ops.convolution import native_convolution
 from jaxnet.ops.parameters import making_masks, unpad
+from jaxnet.sequence import on_features
 
 
 class Case(NamedTuple):
@@ -46,6 +47,23 @@ def native(layer):
     return layer._replace(apply=apply)
 
 
+def of_tokens(layer):
+    """A layer of integers under laws that put in numbers: its input is how many features are above a half.
+
+    The outputs are multiplied by a function of the numbers, so that a gradient comes through.
+    """
+
+    def init(key, spec):
+        spec = jn.layer.as_spec(spec, rank=1)
+        return layer.init(key, jn.Spec(spec.shape[:-1], spec.dtype))
+
+    def apply(params, state, x, *, key=None, train=False):
+        y, state = layer.apply(params, state, jnp.sum(x > 0.5, axis=-1))
+        return y * jnp.cos(jnp.sum(x * x, axis=-1, keepdims=True)), state
+
+    return on_features(init, apply, rank=2)
+
+
 LAYERS = {
     "dense": Case(lambda n: jn.dense(n), (5,), wrong={(2, 4): "..., 5]", (2, 6): "..., 5]", (5,): "..., 5]"}),
     "dense of sequences": Case(lambda n: jn.dense(n), (3, 5), wrong={(2, 3, 4): "..., 5]"}),
@@ -71,7 +89,32 @@ LAYERS = {
     "spectral norm, deep": Case(
         lambda n: jn.spectral_norm(jn.serial(jn.dense(n), jnp.tanh, jn.dense(n)), iterations=100), (3, 5)
     ),
+    # Embeddings and positions.
+    "embedding": Case(lambda n: of_tokens(jn.embedding(6, n)), (3, 5)),
+    "sinusoidal positions": Case(
+        lambda n: jn.sinusoidal_positions(), (3, 5), wrong={(2, 5): "[batch, time,", (3, 5): "[batch, time,"}
+    ),
+    "learned positions": Case(
+        lambda n: jn.learned_positions(5), (3, 5), wrong={(2, 3, 4): "[batch, time, 5]", (3, 5): "[batch, time, 5]"}
+    ),
+    # Attention.
+    "attention": Case(
+        lambda n: jn.multi_head_attention(2, n, head_features=3),
+        (3, 5),
+        wrong={(2, 3, 4): "[batch, time, 5]", (3, 5): "[batch, time, 5]"},
+    ),
+    "attention, width of a head": Case(lambda n: jn.multi_head_attention(2, head_features=n, causal=True), (3, 5)),
+    "attention with dropout": Case(
+        lambda n: jn.multi_head_attention(3, n, head_features=2, bias=False, dropout=0.3), (3, 5)
+    ),
+    "transformer block": Case(
+        lambda n: jn.serial(jn.transformer_block(2, n, head_features=3, dropout=0.2), jn.layer_norm()), (3, 5)
+    ),
     # Activations.
+    # Behind a norm, so that each slope and each piece is used by some example, and trained.
+    "prelu": Case(lambda n: jn.serial(jn.layer_norm(), jn.dense(n), jn.prelu()), (3, 5)),
+    "maxout": Case(lambda n: jn.serial(jn.layer_norm(), jn.maxout(n, 3)), (6, 5)),
+    "softmax": Case(lambda n: jn.softmax, (3, 5), wrong={(5,): "..., features]"}),
     "relu": Case(lambda n: as_layer(jax.nn.relu), (5,)),
     "arctan": Case(lambda n: as_layer(jnp.arctan), (5,)),
     "sigmoid": Case(lambda n: as_layer(jax.nn.sigmoid), (5,)),

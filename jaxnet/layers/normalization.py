@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Spec, along_features, as_spec, check_features
-from jaxnet.ops.parameters import making_masks, parameter
+from jaxnet.ops.parameters import making_masks, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import average, moments, valid_rows
 from jaxnet.sequence import Sequence
@@ -241,7 +241,7 @@ def _normalization(
                 f"{name}: expected examples with positions beside features, such as (time, features), but got the "
                 f"shape {spec.shape}; over one entry there are no statistics. Try layer_norm()."
             )
-        dtype = _floating(spec.dtype)
+        dtype = parameter_dtype(spec)
         made = {"scale": _ones} if scale else {}
         made |= {"offset": _zeros} if offset else {}
         params = {
@@ -266,7 +266,7 @@ def _normalization(
                 f"{name}: expected x of shape [batch, ..., {wanted}, the features that init saw, but got {x.shape}. "
                 f"If the batch axis is missing, try x[None]; if the features are on axis 1, try jnp.moveaxis(x, 1, -1)."
             )
-        dtype = _floating(x.dtype)
+        dtype = parameter_dtype(x)
         inside = None if sequence is None else sequence.mask.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
         y, state = normalize(x.astype(_at_least_float32(dtype)), state, inside, train)
         if scale:
@@ -287,10 +287,6 @@ def _standardize(x: jax.Array, mean: jax.Array | None, square: jax.Array, epsilo
 
 def _active_only(key: Any, spec: Spec, dtype: Any) -> Any:
     return () if spec.active is None else {"active": spec.active}
-
-
-def _floating(dtype: Any) -> Any:
-    return jnp.dtype(dtype) if jnp.issubdtype(dtype, jnp.floating) else jnp.dtype(jnp.float32)
 
 
 def _at_least_float32(dtype: Any) -> Any:
