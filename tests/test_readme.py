@@ -34,6 +34,8 @@ def test_the_blocks_of_the_readme_run(tmp_path, monkeypatch):
     updates, _ = names["head_only"].update(names["fresh"], names["head_only"].init(names["fresh"]), names["fresh"])
     moved = {name: any(np.any(leaf) for leaf in jax.tree.leaves(updates[name])) for name in updates}
     assert moved == {"features": False, "drop": False, "head": True}
+    np.testing.assert_array_equal(names["partly"]["features"][1]["w"], names["saved"]["features"][1]["w"])
+    assert names["partly"]["head"] is names["fresh"]["head"]
     params, state, _ = names["tied"].init(jax.random.key(0), (28,))
     np.testing.assert_allclose(
         names["tied"].apply(params, state, names["images"][..., 0])[0],
