@@ -292,8 +292,9 @@ def main(arguments: list[str] | None = None) -> None:
         if options.only not in name:
             continue
         made = list(calls(case))
-        for what, index in (("forward", 1), ("forward and gradients", 2)):
-            rows.append({"case": name, "what": what, **microseconds({m[0]: m[index] for m in made}, seconds)})
+        forward, both = {peer: call for peer, call, _ in made}, {peer: call for peer, _, call in made}
+        for what, contenders in (("forward", forward), ("forward and gradients", both)):
+            rows.append({"case": name, "what": what, **microseconds(contenders, seconds)})
             print(rows[-1], flush=True)
     for name, (make, shape) in TRAINED.items():
         if options.only not in name:
