@@ -130,6 +130,9 @@ def repeat(layer: Any, n: int) -> Layer:
     The same numbers as ``serial(*[layer] * n)``: copy ``i`` gets ``fold_in(key, i)``. But params and state are one
     tree, every leaf with a leading axis of ``n``, and the program is as long for a hundred copies as for one.
 
+    What looks at a parameter as a whole (``max_norm``, ``spectral_norm(repeat(...))``) sees all copies as one; a
+    wrapper belongs inside, ``repeat(spectral_norm(...), n)``.
+
     Args:
       layer: keeps the shape, the dtype and the active features; a layer or a function.
       n: at least 1, an integer: a number of steps is compiled in, so it can't differ from lane to lane.

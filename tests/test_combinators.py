@@ -545,3 +545,27 @@ def test_remat_changes_no_number_and_computes_again(key):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
     tanhs = [str(jax.make_jaxpr(step(layer))(params)).count("= tanh") for layer in (block, net)]
     assert tanhs == [1, 2]
+
+
+def test_a_search_over_sizes_goes_through_all_of_them(key):
+    """The best network, cut out of its padding, has the score that its lane had."""
+    x = jax.random.normal(key, (40, 4, 4, 1))
+    targets = (x.mean(axis=(1, 2, 3)) > 0).astype(jnp.int32)
+
+    def trial(hp):
+        block = jn.serial(jn.dense(hp.hidden), jax.nn.sigmoid)
+        net = jn.serial(
+            jn.avg_pool((3, 3), strides=1, padding="SAME"), jn.dense(hp.hidden), jn.max_pool((2, 2)), jn.upsample(2),
+            jn.global_avg_pool, jn.repeat(jn.residual(block), 2), jn.parallel(jn.frozen(block), jnp.cos),
+            jn.remat(jn.parallel(block, jn.dense(hp.hidden), merge="product")), jn.dense(2),
+        )  # fmt: skip
+        return jn.Trial(net, jn.losses.label_smoothing(0.1), optax.adam(0.03), batch_size=20)
+
+    space = jn.Space(hidden=jn.integers(2, 6))
+    result = jn.random_search(trial, space, (x, targets), (x, targets), trials=4, epochs=2, key=key)
+    assert (result.table["status"] == "completed").all() and len(set(result.table["hidden"])) > 1
+    for row in range(4):
+        row = {name: column[row] for name, column in result.table.items()}
+        net, params, state = result.network(row)
+        outputs, _ = net.apply(params, state, x)
+        np.testing.assert_allclose(trial(jn.hp(hidden=2)).loss(outputs, targets).mean(), row["score"], rtol=1e-4)
