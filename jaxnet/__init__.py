@@ -56,7 +56,7 @@ from jaxnet.layers.recurrent import lstm as lstm
 from jaxnet.layers.recurrent import rnn as rnn
 
 # Layers made of layers.
-from jaxnet.layers.recurrent import bidirectional as bidirectional
+from jaxnet.combinators import bidirectional as bidirectional
 from jaxnet.combinators import frozen as frozen
 from jaxnet.combinators import parallel as parallel
 from jaxnet.combinators import remat as remat

@@ -19,8 +19,9 @@ import numpy as np
 
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.layers.elementwise import as_layer, function_name
+from jaxnet.layers.recurrent import split_spec
 from jaxnet.ops.random import fold_in
-from jaxnet.sequence import Sequence
+from jaxnet.sequence import Sequence, sequence_spec
 
 
 def serial(*layers: Any, **named: Any) -> Layer:
@@ -122,6 +123,67 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
     [[1.0, 2.0]]
     """
     return _merged(_Children("residual", (), {"layer": layer, "shortcut": serial() if shortcut is None else shortcut}))
+
+
+def bidirectional(forward: Any, backward: Any = None) -> Layer:
+    """Two layers over time on the same input, the second from each sequence's own end to its start, side by side.
+
+    Args:
+      forward: a recurrent layer, with any ``returns`` but "step"; also a ``serial`` of such layers.
+      backward: what reads the sequence reversed, a layer that returns the same kind; by default ``forward`` again, with
+        parameters of its own. It must not be made with ``reverse=True``, which would turn it round a second time.
+
+    Output: what the two return, concatenated on the features, forward first; of outputs over time, each pair belongs to
+    the same input. Where they return several arrays (the ``(h, c)`` of an LSTM), so does this layer. Params and state
+    are dicts ``{"forward": ..., "backward": ...}``. A state to start from is given as
+    ``(x, (forward_state, backward_state))``.
+
+    Raises:
+      TypeError: when one is neither a layer nor a function. ValueError: from ``init``, when an example has no time
+        axis, or the two don't return the same kind; and a layer's own, with its path in front.
+
+    Source: Schuster and Paliwal, "Bidirectional recurrent neural networks" (1997).
+
+    >>> import jaxnet as jn
+    >>> layer = bidirectional(jn.rnn(1, jax.nn.relu))
+    >>> params = {"w": jnp.ones((1, 1)), "u": jnp.ones((1, 1)), "b": jnp.zeros(1)}  # it adds up
+    >>> x = Sequence(jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([2]))
+    >>> layer.apply({"forward": params, "backward": params}, {"forward": (), "backward": ()}, x)[0].values.tolist()
+    [[[1.0, 3.0], [3.0, 2.0], [0.0, 0.0]]]
+    """
+    both = {"forward": forward, "backward": forward if backward is None else backward}
+    children = _Children("bidirectional", (), both)
+
+    def init(key, spec):
+        x, given = split_spec(spec)
+        shape = as_spec(sequence_spec(x)[0]).shape
+        if len(shape) < 2:
+            raise ValueError(
+                f"bidirectional: expected examples (time, ...), or a Sequence of them, but got the shape {shape}"
+            )
+        made = [children.init(i, key, x if given is None else (x, given[i])) for i in range(2)]
+        (ahead, tree), (back, other) = (jax.tree.flatten(out, is_leaf=_is_spec) for *_, out in made)
+        outs = list(zip(ahead, back, strict=False))
+        if tree != other or any(_kind(a) != _kind(b) for a, b in outs):
+            raise ValueError(f"bidirectional: both layers must return the same kind, but got {ahead} and {back}")
+        merged = [_merged_spec(children, "concat", [_values_spec(a), _values_spec(b)]) for a, b in outs]
+        merged = [
+            Sequence(m, a.lengths) if isinstance(a, Sequence) else m for m, (a, _) in zip(merged, outs, strict=True)
+        ]
+        params, state, _ = zip(*made, strict=True)
+        return children.pack(params), children.pack(state), tree.unflatten(merged)
+
+    def apply(params, state, x, *, key=None, train=False):
+        x, given = x if isinstance(x, tuple) else (x, None)
+        ys, new_state = [], []
+        for i, (p, s) in enumerate(children.unpack(params, state)):
+            turned = _reversed(x) if i else x
+            y, s = children.apply(i, p, s, turned if given is None else (turned, given[i]), key, train)
+            ys.append(jax.tree.map(_reversed, y, is_leaf=_is_sequence) if i else y)
+            new_state.append(s)
+        return jax.tree.map(_joined, *ys, is_leaf=_is_sequence), children.pack(new_state)
+
+    return Layer(init, apply)
 
 
 def repeat(layer: Any, n: int) -> Layer:
@@ -407,6 +469,37 @@ _MERGES: dict[Any, Callable[..., Any]] = {
     "sum": lambda *ys: functools.reduce(operator.add, ys),
     "product": lambda *ys: functools.reduce(operator.mul, ys),
 }
+
+
+def _reversed(x: Any) -> Any:
+    """What is over time, each sequence turned round within its own length; an array that isn't over time, as it is."""
+    if not isinstance(x, Sequence):
+        return x if x.ndim < 3 else jnp.flip(x, axis=1)
+    steps = jnp.arange(x.values.shape[1])[None, :]
+    turned = jnp.minimum(x.lengths, steps.shape[1])[:, None] - 1 - steps
+    index = jnp.where(turned >= 0, turned, steps)  # [batch, time]; padding stays where it is
+    rows = jnp.arange(len(index))[:, None]
+    values = x.values.at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
+    return Sequence(values, x.lengths)
+
+
+def _joined(forward: Any, backward: Any) -> Any:
+    if isinstance(forward, Sequence):
+        return Sequence(_joined(forward.values, backward.values), forward.lengths)
+    return _MERGES["concat"](forward, backward)
+
+
+def _kind(out: Any) -> Any:
+    """What two outputs must have in common to be set side by side: all but the number of features."""
+    return type(out), _values_spec(out).shape[:-1]
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, Sequence)
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, (Spec, Sequence))
 
 
 def _merged_spec(children: _Children, merge: Any, outs: list[Spec]) -> Spec:

@@ -1,4 +1,4 @@
-"""Recurrent layers: a cell, and a scan over time that all cells share.
+"""Recurrent layers: a cell, and a scan over time that all cells share; ``bidirectional`` is a combinator.
 
 The product of the inputs with ``w`` stands outside the scan, one matmul over all time steps; inside it, the gates of a
 step are one matmul of the hidden state with ``u``. Columns of ``w``, ``u`` and ``b`` lie gate by gate, each gate with
@@ -179,72 +179,6 @@ def lstm(
     return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
 
 
-def bidirectional(forward: Layer, backward: Layer | None = None) -> Layer:
-    """Two recurrent layers over the same input, the second from each sequence's own end to its start, side by side.
-
-    Args:
-      forward: a layer over time, with any ``returns`` but "step"; also a ``serial`` of such layers.
-      backward: what reads the sequence reversed, a layer that returns the same kind; by default ``forward`` again, with
-        parameters of its own. It must not be made with ``reverse=True``, which would turn it round a second time.
-
-    Output: what the two layers return, concatenated on the features, forward first; of outputs over time, each pair
-    belongs to the same input. Where they return several arrays (the ``(h, c)`` of an LSTM), so does this layer.
-    Parameters and state: the dict ``{"forward": ..., "backward": ...}``. A state to start from is given as
-    ``(x, (forward_state, backward_state))``.
-
-    Raises:
-      TypeError: here, for what isn't a layer. ValueError: from ``init``, when an example has no time axis, or the two
-        don't return the same kind; and what the two raise.
-
-    Source: Schuster and Paliwal, "Bidirectional recurrent neural networks" (1997).
-
-    >>> layer = bidirectional(rnn(1, jax.nn.relu))
-    >>> params = {"w": jnp.ones((1, 1)), "u": jnp.ones((1, 1)), "b": jnp.zeros(1)}
-    >>> x = Sequence(jnp.array([[[1.0], [2.0], [9.0]]]), jnp.array([2]))
-    >>> layer.apply({"forward": params, "backward": params}, {"forward": (), "backward": ()}, x)[0].values.tolist()
-    [[[1.0, 3.0], [3.0, 2.0], [0.0, 0.0]]]
-    """
-    layers = {"forward": forward, "backward": forward if backward is None else backward}
-    for direction, layer in layers.items():
-        if not isinstance(layer, Layer):
-            raise TypeError(f"bidirectional: {direction} must be a layer such as jn.lstm(8), got {layer!r}")
-
-    def init(key, spec):
-        x, given = _split_spec(spec)
-        shape = as_spec(sequence_spec(x)[0]).shape
-        if len(shape) < 2:
-            raise ValueError(
-                f"bidirectional: expected examples (time, ...), or a Sequence of them, got the shape {shape}"
-            )
-        made = {}
-        for i, (direction, layer) in enumerate(layers.items()):
-            made[direction] = layer.init(fold_in(key, i), x if given is None else (x, given[i]))
-        outs = [out for _, _, out in made.values()]
-        if _kind(outs[0]) != _kind(outs[1]):
-            raise ValueError(f"bidirectional: both layers must return the same kind, got {outs[0]} and {outs[1]}")
-        params = {direction: made[direction][0] for direction in made}
-        state = {direction: made[direction][1] for direction in made}
-        return params, state, jax.tree.map(_side_by_side, *outs, is_leaf=_is_spec)
-
-    def apply(params, state, x, *, key=None, train=False):
-        x, given = x if isinstance(x, tuple) else (x, None)
-        outputs, new_state = {}, {}
-        for i, (direction, layer) in enumerate(layers.items()):
-            turn = _reversed if direction == "backward" else lambda value: value
-            y, new_state[direction] = layer.apply(
-                params[direction],
-                state[direction],
-                turn(x) if given is None else (turn(x), given[i]),
-                key=None if key is None else fold_in(key, i),
-                train=train,
-            )
-            outputs[direction] = jax.tree.map(turn, y, is_leaf=_is_sequence)
-        y = jax.tree.map(lambda *leaves: _concatenated(*leaves), *outputs.values(), is_leaf=_is_sequence)
-        return y, new_state
-
-    return Layer(init, apply)
-
-
 class _Cell(NamedTuple):
     """One step of a recurrence.
 
@@ -289,7 +223,7 @@ def _recurrent(
     wanted_spec = "(in_features,)" if one_step else "(time, in_features), or a Sequence of them"
 
     def init(key, spec):
-        x, given = _split_spec(spec)
+        x, given = split_spec(spec)
         x, lengths = sequence_spec(x)
         x = as_spec(x)
         if len(x.shape) != (1 if one_step else 2) or (one_step and lengths is not None):
@@ -380,8 +314,12 @@ def _recurrent(
     return Layer(init, apply)
 
 
-def _split_spec(spec: Any) -> tuple[Any, Any]:
-    """``(x, state)`` of a pair of specs; of the spec of x alone, with None for the state."""
+def split_spec(spec: Any) -> tuple[Any, Any]:
+    """The specs ``(x, state)`` of a pair of them; of any other, itself and None.
+
+    >>> split_spec(((7, 3), (4,))), split_spec((7, 3))
+    (((7, 3), (4,)), ((7, 3), None))
+    """
     pair = isinstance(spec, (tuple, list)) and len(spec) == 2 and isinstance(spec[0], (Spec, Sequence, tuple, list))
     return tuple(spec) if pair else (spec, None)  # pyright: ignore[reportReturnType]
 
@@ -411,48 +349,3 @@ def _given_state(cell: _Cell, given: Any, shape: tuple[int, int], dtype: Any) ->
 
 def _described(cell: _Cell, wanted: str) -> str:
     return f"of {wanted}" if cell.arrays == 1 else f"a pair (h, c), each of {wanted}"
-
-
-def _reversed(x: Any) -> Any:
-    """An output over time, each sequence turned round within its own length; what isn't over time as it is."""
-    if not isinstance(x, Sequence):
-        return x if x.ndim < 3 else jnp.flip(x, axis=1)
-    steps = jnp.arange(x.values.shape[1])[None, :]
-    turned = jnp.minimum(x.lengths, steps.shape[1])[:, None] - 1 - steps
-    index = jnp.where(turned >= 0, turned, steps)  # [batch, time]; padding stays where it is
-    rows = jnp.arange(len(index))[:, None]
-    values = x.values.at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
-    return Sequence(values, x.lengths)
-
-
-def _concatenated(forward: Any, backward: Any) -> Any:
-    if isinstance(forward, Sequence):
-        return Sequence(_concatenated(forward.values, backward.values), forward.lengths)
-    return jnp.concatenate([forward, backward], axis=-1)
-
-
-def _side_by_side(forward: Any, backward: Any) -> Any:
-    """The spec of what ``_concatenated`` makes."""
-    if isinstance(forward, Sequence):
-        return Sequence(_side_by_side(forward.values, backward.values), forward.lengths)
-    active = None
-    if forward.active is not None or backward.active is not None:
-        both = (forward, backward)
-        masks = [jnp.ones(s.shape[-1:], bool) if s.active is None else s.active for s in both]
-        active = jnp.concatenate(masks)
-    shape = (*forward.shape[:-1], forward.shape[-1] + backward.shape[-1])
-    return Spec(shape, jnp.promote_types(forward.dtype, backward.dtype), active)
-
-
-def _kind(out: Any) -> Any:
-    """What two outputs must have in common to be set side by side: all but the number of features."""
-    leaves, tree = jax.tree.flatten(out, is_leaf=_is_spec)
-    return tree, [(type(leaf), getattr(leaf, "values", leaf).shape[:-1]) for leaf in leaves]
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, Sequence)
-
-
-def _is_spec(value: Any) -> bool:
-    return isinstance(value, (Spec, Sequence))

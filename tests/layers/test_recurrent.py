@@ -495,13 +495,26 @@ def test_dropout_without_a_key_is_refused_in_training(make, key):
 
 
 def test_bidirectional_refuses_what_is_no_layer_and_two_kinds(key):
-    with pytest.raises(TypeError, match=r"bidirectional: forward must be a layer such as jn.lstm\(8\), got 8"):
+    with pytest.raises(TypeError, match=r"bidirectional\[forward\]: expected a layer or a function, got 8"):
         jn.bidirectional(8)
-    with pytest.raises(TypeError, match="bidirectional: backward must be a layer"):
-        jn.bidirectional(jn.gru(3), jnp.tanh)
+    with pytest.raises(TypeError, match=r"bidirectional\[backward\]: expected a layer or a function, got 8"):
+        jn.bidirectional(jn.gru(3), 8)
     with pytest.raises(ValueError, match="bidirectional: both layers must return the same kind"):
         jn.bidirectional(jn.gru(3), jn.lstm(3, returns="state")).init(key, (5, 2))
-    with pytest.raises(ValueError, match=r"bidirectional: expected examples \(time, ...\).* got the shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"bidirectional: expected examples \(time, ...\).* but got the shape \(5,\)"):
         jn.bidirectional(jn.gru(3, returns="step")).init(key, (5,))
     with pytest.raises(ValueError, match="bidirectional: both layers must return the same kind"):
         jn.bidirectional(jn.gru(3), jn.gru(3, returns="last")).init(key, (5, 2))
+
+
+def test_errors_below_a_bidirectional_layer_have_the_path(key):
+    layer = jn.serial(jn.bidirectional(jn.gru(3), jn.serial(jn.lstm(3))))
+    params, state, _ = layer.init(key, (5, 2))
+    with pytest.raises(
+        ValueError, match=r"serial\[0\] bidirectional: bidirectional\[forward\] gru: gru: expected x of shape"
+    ):
+        layer.apply(params, state, jnp.ones((4, 5, 3)))
+    with pytest.raises(
+        ValueError, match=r"bidirectional\[backward\] serial: serial\[0\] lstm: lstm: expected examples"
+    ):
+        jn.bidirectional(jnp.tanh, jn.serial(jn.lstm(3))).init(key, (5, 2, 2))
