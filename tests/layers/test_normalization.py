@@ -72,10 +72,11 @@ def test_outputs_and_gradients_equal_pytorch(name, torch_reference, x64):
         close(gradient, wanted[f"d{part}"])
 
 
-@pytest.mark.parametrize("name, iterations", [("linear_1", 1), ("linear_3", 3)])
+@pytest.mark.parametrize("name, iterations", [("linear_1", 1), ("linear_3", 3), ("conv", 1)])
 def test_spectral_norm_equals_pytorch_from_the_same_vectors(name, iterations, torch_reference, x64):
     wanted = {part: jnp.asarray(a) for part, a in torch_reference(f"normalization/spectral_norm/{name}").items()}
-    layer = jn.spectral_norm(jn.dense(wanted["w"].shape[1]), iterations=iterations)
+    inner = jn.conv(3, (3, 2)) if name == "conv" else jn.dense(wanted["w"].shape[1])
+    layer = jn.spectral_norm(inner, iterations=iterations)
     params = {"w": wanted["w"], "b": wanted["b"]}
     state = {"layer": (), "vectors": ({"left": wanted["left"], "right": wanted["right"]},)}
     _, state = layer.apply(params, state, wanted["x"], train=True)

@@ -95,6 +95,7 @@ def spectral():
     layers = {
         "linear_1": (nn.Linear(5, 3), 1, (4, 5)),
         "linear_3": (nn.Linear(4, 6), 3, (4, 4)),
+        "conv": (nn.Conv2d(2, 3, (3, 2)), 1, (2, 2, 5, 4)),
     }
     for name, (layer, iterations, shape) in layers.items():
         layer = spectral_norm(layer, n_power_iterations=iterations)
@@ -102,15 +103,23 @@ def spectral():
         with torch.no_grad():
             layer.parametrizations.weight.original.copy_(torch.randn_like(layer.weight))  # vectors far from converged
         weight = layer.parametrizations.weight.original
-        arrays = {"w": weight.T.clone(), "b": layer.bias, "left": hidden._v.clone(), "right": hidden._u.clone()}
-        x, g = torch.randn(shape).requires_grad_(), torch.randn(shape[0], layer.out_features)
+
+        def turned(w):
+            return w.movedim((1, 0), (-2, -1))  # [features, in, ...] to [..., in, features]
+
+        def left():
+            return turned(hidden._v.reshape(1, *weight.shape[1:])).flatten().clone()
+
+        arrays = {"w": turned(weight).clone(), "b": layer.bias, "left": left(), "right": hidden._u.clone()}
+        x = torch.randn(shape).requires_grad_()
         layer(x)
         y = layer(x)
+        g = torch.randn(y.shape)
         y.backward(g)
-        arrays |= {"x": x, "g": g, "y": y, "dw": weight.grad.T, "db": layer.bias.grad, "dx": x.grad}
-        arrays |= {"left_after": hidden._v.clone(), "right_after": hidden._u.clone()}
+        arrays |= {"x": last(x), "g": last(g), "y": last(y), "dw": turned(weight.grad), "dx": last(x.grad)}
+        arrays |= {"db": layer.bias.grad, "left_after": left(), "right_after": hidden._u.clone()}
         layer.eval()
-        arrays["evaluation_y"] = layer(x)
+        arrays["evaluation_y"] = last(layer(x))
         yield from ((f"spectral_norm/{name}/{part}", value) for part, value in arrays.items())
 
 
