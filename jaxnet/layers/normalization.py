@@ -17,7 +17,7 @@ from jaxnet.layer import Layer, Spec, along_features, as_spec, check_features
 from jaxnet.ops.parameters import making_masks, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import average, moments, valid_rows
-from jaxnet.sequence import Sequence
+from jaxnet.sequence import Sequence, sequence_spec
 
 _ones, _zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
 
@@ -251,10 +251,9 @@ def _normalization(
         return params, memory(key, spec, dtype), Spec(spec.shape, dtype, spec.active)
 
     def init(key, spec):
-        if not isinstance(spec, Sequence):
-            return array_init(key, spec)
-        params, state, out = array_init(key, spec.values)
-        return params, state, Sequence(out, spec.lengths)
+        values, lengths = sequence_spec(spec, rank=2)
+        params, state, out = array_init(key, values)
+        return params, state, out if lengths is None else Sequence(out, lengths)
 
     def apply(params, state, x, *, key=None, train=False):
         sequence = x if isinstance(x, Sequence) else None

@@ -90,6 +90,15 @@ def others():
         yield from ((f"{name}/{part}", value) for part, value in arrays.items())
 
 
+def turned(w):
+    """``[features, in, ...]`` to ``[..., in, features]``."""
+    return w.movedim((1, 0), (-2, -1))
+
+
+def left(hidden, weight):
+    return turned(hidden._v.reshape(1, *weight.shape[1:])).flatten().clone()
+
+
 def spectral():
     """Two training steps with a gradient through the second, then evaluation; ``left`` is over the weight's inputs."""
     layers = {
@@ -104,20 +113,19 @@ def spectral():
             layer.parametrizations.weight.original.copy_(torch.randn_like(layer.weight))  # vectors far from converged
         weight = layer.parametrizations.weight.original
 
-        def turned(w):
-            return w.movedim((1, 0), (-2, -1))  # [features, in, ...] to [..., in, features]
-
-        def left():
-            return turned(hidden._v.reshape(1, *weight.shape[1:])).flatten().clone()
-
-        arrays = {"w": turned(weight).clone(), "b": layer.bias, "left": left(), "right": hidden._u.clone()}
+        arrays = {
+            "w": turned(weight).clone(),
+            "b": layer.bias,
+            "left": left(hidden, weight),
+            "right": hidden._u.clone(),
+        }
         x = torch.randn(shape).requires_grad_()
         layer(x)
         y = layer(x)
         g = torch.randn(y.shape)
         y.backward(g)
         arrays |= {"x": last(x), "g": last(g), "y": last(y), "dw": turned(weight.grad), "dx": last(x.grad)}
-        arrays |= {"db": layer.bias.grad, "left_after": left(), "right_after": hidden._u.clone()}
+        arrays |= {"db": layer.bias.grad, "left_after": left(hidden, weight), "right_after": hidden._u.clone()}
         layer.eval()
         arrays["evaluation_y"] = last(layer(x))
         yield from ((f"spectral_norm/{name}/{part}", value) for part, value in arrays.items())
