@@ -115,8 +115,10 @@ def _softmax() -> Layer:
 
 
 softmax: Layer = _softmax()
-"""The softmax over the features, ``[batch, ..., features]``, which sum to 1; under sizes over the active ones, the
-others stay zero. A layer, not a factory. Losses with "softmax" in their name take what comes before it.
+"""The softmax over the features, ``[batch, ..., features]``, which then sum to 1. A layer, not a factory.
+
+Under sizes it is over the active features, whose mask the state holds; the others stay zero. Losses with "softmax" in
+their name take what comes before it.
 
 >>> params, state, out = softmax.init(None, Spec((3,), active=jnp.array([True, True, False])))
 >>> softmax.apply(params, state, jnp.zeros((1, 3)))[0].tolist()
