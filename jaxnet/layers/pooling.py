@@ -18,7 +18,7 @@ from jax import lax
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.ops import windows
 from jaxnet.ops.windows import Pairs
-from jaxnet.sequence import Sequence
+from jaxnet.sequence import Sequence, sequence_spec
 
 Padding = str | int | tuple[int | tuple[int, int], ...]
 
@@ -42,7 +42,8 @@ def max_pool(
       ceil: whether windows that reach past the end count too, where "VALID" leaves the last cells out.
 
     Where several cells of a window are equally large, the gradient goes to the first in row-major order, whatever the
-    window and strides. No parameters, no state; the dtype stays.
+    window and strides. No parameters, no state; the dtype stays. Windows of one axis take a ``Sequence`` and give one
+    of as many steps as windows fit in each, except where they would depend on where the padded array ends.
 
     Raises:
       TypeError, ValueError: here, for a window, strides or padding of the wrong kind; from ``init`` and ``apply``, when
@@ -274,7 +275,25 @@ def _pool(name: str, reduction: _Reduction, window: Any, strides: Any, padding: 
         counts = _cells_inside(space, sliding, pads, output)
         return reduction.after(_slide(reduction, reduction.before(x), sliding, pads, output), counts)
 
-    return _over_space(name, len(window), pooled, lambda space: place(space)[1], reduction)
+    def over_time(x):
+        if (sliding.padding == "SAME" and sliding.strides != (1,)) or ceil:
+            raise ValueError(
+                f"{name}: with padding {padding!r}, strides {sliding.strides} and ceil={ceil}, a window of a Sequence "
+                f"would depend on where the padded array ends; try padding='CAUSAL' or integers, and ceil=False"
+            )
+        if not isinstance(x, Sequence):
+            return None
+        width, stride, (low, high) = window[0], sliding.strides[0], sliding.pairs(x.values.shape[1:-1])[0]
+        pads, output = place(x.values.shape[1:-1])
+        values = reduction.before(x.replace(x.values).values)
+        values = x.replace(values, reduction.empty(values.dtype)).values
+        start = jnp.arange(output[0])[None] * stride - low
+        counts = jnp.minimum(start + width, x.lengths[:, None]) - jnp.maximum(start, 0)  # [batch, windows]
+        y = reduction.after(_slide(reduction, values, sliding, pads, output), jnp.maximum(counts, 1)[..., None])
+        fitting = jnp.where(x.lengths > 0, (x.lengths + (low + high - width)) // stride + 1, 0)
+        return Sequence(y, jnp.maximum(fitting, 0)).replace(y)
+
+    return _over_space(name, len(window), pooled, lambda space: place(space)[1], reduction, over_time)
 
 
 def _place(sliding: windows.Window, space: tuple[int, ...], ceil: bool) -> tuple[Pairs, tuple[int, ...]]:
@@ -340,8 +359,20 @@ def _adaptive(name: str, reduction: _Reduction, shape: Any) -> Layer:
     return _over_space(name, len(shape), pooled, lambda space: shape, reduction)
 
 
-def _over_space(name: str, axes: int, pooled: Callable[..., Any], output: Callable[..., Any], reduction: Any) -> Layer:
-    """The layer of a function of ``[batch, *space, features]`` that knows each feature by itself."""
+def _over_space(
+    name: str,
+    axes: int,
+    pooled: Callable[..., Any],
+    output: Callable[..., Any],
+    reduction: _Reduction,
+    over_time: Callable[..., Any] | None = None,
+) -> Layer:
+    """The layer of a function of ``[batch, *space, features]`` that knows each feature by itself.
+
+    Args:
+      pooled: that function; output: the output's space axes of the input's.
+      over_time: the same of a ``Sequence``; of its spec, raises when it can't take one.
+    """
 
     def check(shape):
         if len(shape) != axes + 2:
@@ -351,15 +382,27 @@ def _over_space(name: str, axes: int, pooled: Callable[..., Any], output: Callab
                 f"got {shape}. If the axis of features is missing, try jnp.expand_dims(x, -1)."
             )
 
-    def init(key, spec):
+    def out_spec(spec: Any) -> Spec:
         spec = as_spec(spec)
         check(("batch", *spec.shape))
         shape = (*output(spec.shape[:-1]), spec.shape[-1])
-        return (), (), Spec(shape, _output_dtype(reduction, spec.dtype), spec.active)
+        return Spec(shape, _output_dtype(reduction, spec.dtype), spec.active)
+
+    def init(key, spec):
+        if isinstance(spec, Sequence) and over_time is not None and axes == 1:
+            values, lengths = sequence_spec(spec, rank=2)
+            over_time(values)  # raises when it can't take one
+            return (), (), Sequence(out_spec(values), lengths)
+        return (), (), out_spec(spec)
 
     def apply(params, state, x, *, key=None, train=False):
-        check(x.shape)
-        return pooled(x).astype(_output_dtype(reduction, x.dtype)), state
+        values = x.values if isinstance(x, Sequence) else x
+        check(values.shape)
+        dtype = _output_dtype(reduction, values.dtype)
+        if isinstance(x, Sequence) and over_time is not None:
+            y = over_time(x)
+            return Sequence(y.values.astype(dtype), y.lengths), state
+        return pooled(x).astype(dtype), state
 
     init.__qualname__ = name
     return Layer(init, apply)

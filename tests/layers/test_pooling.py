@@ -187,6 +187,30 @@ def test_global_pools_of_a_sequence_count_valid_steps_only(key):
         assert not gradient[1, 2:].any() and not gradient[2].any()
 
 
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"strides": 1}, {"padding": 2}, {"strides": 2, "padding": ((0, 1),)}, {"strides": 1, "padding": "SAME"}],
+    ids=str,
+)
+def test_windows_over_a_sequence_are_those_of_each_sequence_alone(name, settings, key):
+    layer, lengths = POOLS[name]((3,), **settings), [7, 4, 1, 0]
+    values = jax.random.normal(key, (4, 7, 2))
+    inside = (jnp.arange(7)[None] < jnp.array(lengths)[:, None])[..., None]
+    spec = jn.Sequence(jn.Spec((7, 2)), jn.Spec((), jnp.int32))
+    y, _ = layer.apply((), (), jn.Sequence(jnp.where(inside, values, jnp.nan), jnp.array(lengths)))
+    assert y.values.shape == (4, *layer.init(None, spec)[2].values.shape)
+    for i, length in enumerate(lengths):
+        windows = int(y.lengths[i])
+        assert not y.values[i, windows:].any() and jnp.isfinite(y.values[i]).all()
+        if windows:
+            alone, _ = layer.apply((), (), values[i : i + 1, :length])
+            np.testing.assert_allclose(y.values[i, :windows], alone[0], rtol=1e-6)
+        elif length:
+            with pytest.raises(ValueError, match="doesn't fit"):
+                layer.init(None, (length, 2))
+
+
 @pytest.mark.parametrize("layer", [jn.max_pool((2,)), jn.global_avg_pool, jn.adaptive_max_pool((1,))])
 def test_the_mask_goes_through(layer):
     active = jnp.array([True, False, True])
@@ -251,6 +275,12 @@ def test_nothing_to_pool_over_is_refused(layer):
             call()
 
 
-def test_windows_of_a_sequence_are_refused():
-    with pytest.raises(TypeError, match="Sequence"):
-        jn.max_pool((2,)).init(None, jn.Sequence(jn.Spec((4, 2)), jn.Spec((), jnp.int32)))
+def test_windows_of_a_sequence_that_need_its_end_are_refused():
+    spec = jn.Sequence(jn.Spec((4, 2)), jn.Spec((), jnp.int32))
+    for settings in ({"padding": "SAME"}, {"ceil": True}):
+        with pytest.raises(ValueError, match="max_pool: .*a window of a Sequence would depend on where the padded"):
+            jn.max_pool((2,), **settings).init(None, spec)
+    images = jn.Sequence(jn.Spec((4, 2, 2)), jn.Spec((), jnp.int32))
+    for layer, of in ((jn.max_pool((2, 2)), images), (jn.adaptive_max_pool((2,)), spec)):
+        with pytest.raises(TypeError, match="Sequence"):
+            layer.init(None, of)
