@@ -280,6 +280,7 @@ def _recurrent(
             carry = (jnp.zeros((x.shape[-2], width), dtype),) * cell.arrays
         else:
             carry = _given_state(cell, given, (x.shape[-2], width), dtype)
+        reads_outputs = returns not in ("last", "state")  # those that nobody reads would cost time in the gradient
         keep = None
         if train and not (isinstance(recurrent_dropout, (int, float)) and recurrent_dropout == 0):
             if key is None:
@@ -294,18 +295,20 @@ def _recurrent(
             x, inside = at
             h = carry[0] if keep is None else carry[0] * keep
             new = cell.advance(params, state, x, h @ params["u"], carry)
-            if inside is None:
-                return new, new[0]
-            output = jnp.where(inside, new[0], jnp.zeros((), dtype))
-            return tuple(jnp.where(inside, a, b) for a, b in zip(new, carry, strict=True)), output
+            output = new[0]
+            if inside is not None:
+                output = jnp.where(inside, output, jnp.zeros((), dtype))
+                new = tuple(jnp.where(inside, a, b) for a, b in zip(new, carry, strict=True))
+            return new, output if reads_outputs else None
 
         if one_step:
             carry, over_time = step(carry, (x, None))
         else:
             # Backwards it passes the padding first, which leaves the state alone, so each sequence starts at its end.
             carry, over_time = jax.lax.scan(step, carry, (x, inside), reverse=reverse, unroll=unroll)
-            over_time = over_time.swapaxes(0, 1)  # [batch, time, units]
-            over_time = over_time if lengths is None else Sequence(over_time, lengths)
+            if over_time is not None:
+                over_time = over_time.swapaxes(0, 1)  # [batch, time, units]
+                over_time = over_time if lengths is None else Sequence(over_time, lengths)
         final = carry[0] if cell.arrays == 1 else carry
         pair = (over_time, final)
         return {"sequence": over_time, "last": carry[0], "state": final, "both": pair, "step": pair}[returns], state
