@@ -27,16 +27,12 @@ def normal(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
-def states_of(layer):
-    """The layer's final state as a tuple, whatever the cell."""
-    return layer if isinstance(layer, tuple) else (layer,)
+def states_of(final):
+    """A final state as a tuple, whatever the cell."""
+    return final if isinstance(final, tuple) else (final,)
 
 
 # Numbers of PyTorch 2.13: packed sequences of lengths 3, 5, 1, 4 from given states; float64.
-
-
-def below(arrays, prefix):
-    return {name.removeprefix(prefix): jnp.asarray(a) for name, a in arrays.items() if name.startswith(prefix)}
 
 
 def parameters(wanted, prefix=""):
