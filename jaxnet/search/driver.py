@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import numpy as np
+import optax
 
 from jaxnet.data import as_data, check_count, input_spec
 from jaxnet.search import samplers, schedules
+from jaxnet.search.journal import Journal, data_text, digest, function_text
 from jaxnet.search.lanes import run_plan
-from jaxnet.search.planning import Plan, make_plan
+from jaxnet.search.planning import Group, Plan, make_plan
 from jaxnet.search.progress import Progress
 from jaxnet.search.result import Network, SearchResult, kept_network
 from jaxnet.search.schedules import Schedule
-from jaxnet.search.space import Hyperparameters, Space
+from jaxnet.search.space import Distribution, Hyperparameters, Space
 from jaxnet.training import Data, Keys, Program, Trial, check_trial, fit, supervised
 
 
@@ -33,6 +39,7 @@ def run(
     shuffle: str = "shared",
     lanes: int | None = None,
     keep: int = 10,
+    directory: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> SearchResult:
     """Trains every configuration that the sampler proposes, many at once, and returns the table.
@@ -51,7 +58,11 @@ def run(
       shuffle: "shared" shows all lanes the same batches in the same order, which is faster (the first layer of all
         lanes is one matmul) and compares trials on equal terms; "own" gives each trial its own order.
       lanes: how many trials run at once; the default is what memory (and on a CPU the cache) holds.
-      keep: how many of the best networks come to the host for ``result.network``, of those that trained for all epochs.
+      keep: how many of the best networks come to the host for ``result.network``, of those trained for all epochs.
+      directory: a folder for the journal of the search. Each chunk's rung is on the disk before the next starts; after
+        a kill or an interrupt at any moment the same call goes on where it was, and ends in the same table. A folder of
+        another search (space, key, trial function, data, versions) is refused with what differs. What the trial
+        function calls isn't looked into.
       progress: None shows a bar when standard error is a terminal.
 
     A lane whose loss or parameters go non-finite is frozen at that step, keeps its last finite parameters, is marked
@@ -72,13 +83,26 @@ def run(
     ((8, 20), ['diverged', 'hidden', 'id'], True)
     """
     setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle)
-    the_plan = setup.plan(lanes)
     extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
-    with Progress(len(setup.configurations), epochs, progress) as bar:
-        outcome = run_plan(
-            setup.program, the_plan, setup.configurations, setup.keys, schedule=setup.schedule, keep=keep,
-            extract=extract, progress=bar,
-        )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        journal = None if directory is None else stack.enter_context(Journal(directory, setup.about(keep, lanes)))
+        the_plan = setup.plan(lanes) if journal is None else setup.journaled_plan(lanes, journal)
+        bar = stack.enter_context(Progress(len(setup.configurations), epochs, progress))
+        try:
+            outcome = run_plan(
+                setup.program, the_plan, setup.configurations, setup.keys, schedule=setup.schedule, journal=journal,
+                keep=keep, extract=extract, progress=bar,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if journal is not None:
+                done = len({int(i) for record in journal.records[2:] for i in record.get("ids", ())})
+                folder, trials = str(journal.folder), len(setup.configurations)
+                print(
+                    f"Interrupted: {done} of {trials} trials have results in {folder!r}; "
+                    f"the same call, with directory={folder!r}, goes on from there.",
+                    file=sys.stderr,
+                )
+            raise
     return setup.result(the_plan, outcome)
 
 
@@ -183,6 +207,51 @@ class _Setup:
             expected=schedules.units_on_average(self.schedule, len(self.configurations), self.epochs),
         )  # fmt: skip
 
+    def journaled_plan(self, lanes: int | None, journal: Journal) -> Plan:
+        """The plan that the journal's search began with, since another machine's would have other chunks."""
+        if len(journal.records) == 1:
+            made = self.plan(lanes)
+            groups = [dataclasses.asdict(group) for group in made.groups]
+            for group in groups:  # what is compiled in can be read off the trials; msgpack knows no tuples
+                group |= {
+                    "static": None,
+                    "sizes": {name: list(map(int, ends)) for name, ends in group["sizes"].items()},
+                }
+                group |= {name: float(group[name]) for name in ("waste", "seconds")}
+                group |= {name: int(group[name]) for name in ("lanes", "bytes")}
+            journal.append({"groups": groups})
+            return made
+        groups = []
+        for record in journal.records[1]["groups"]:
+            first = self.configurations[int(record["ids"][0])]
+            static = {name: first[name] for name, kind in self.space.kinds(first).items() if kind == "static"}
+            sizes = {name: (int(least), int(bound)) for name, (least, bound) in record["sizes"].items()}
+            groups.append(Group(**record | {"static": static, "sizes": sizes}))
+        floats = [name for name, kind in self.space.kinds(self.configurations[0]).items() if kind == "float"]
+        average = schedules.units_on_average(self.schedule, len(self.configurations), self.epochs)
+        return Plan(tuple(groups), floats, self.epochs, average)
+
+    def about(self, keep: int, lanes: int | None) -> dict[str, str]:
+        """What a journal knows this search by."""
+        from jaxnet import __version__  # when it is used: that module imports this one
+
+        entries = {name: _text(entry) for name, entry in self.space.entries.items()}
+        configurations = [[_text(value) for value in c.values()] for c in self.configurations]
+        about = {
+            "versions": f"jaxnet {__version__}, jax {jax.__version__}, optax {optax.__version__}",
+            "backend": jax.default_backend(),
+            "space": str(entries), "trials": f"{len(configurations)} {digest(repr(configurations).encode())}",
+            "epochs": str(self.epochs), "schedule": _schedule_text(self.schedule, len(configurations), self.epochs),
+            "key": np.asarray(jax.random.key_data(self.keys.trials)).tobytes().hex(),
+            "shuffle": self.shuffle, "keep": str(keep), "lanes": str(lanes),
+            "matmul precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
+        }  # fmt: skip
+        if self.make_trial is None:
+            parts = zip(("init", "advance", "evaluate"), self.program, strict=False)
+            return about | {f"program's {name}": function_text(cast(Any, function)) for name, function in parts}
+        data = {"train data": data_text(self.train), "validation data": data_text(self.validation)}
+        return about | data | {"trial function": function_text(self.make_trial)}
+
     def _static(self, configuration):
         kinds = self.space.kinds(configuration)
         return [value for name, value in configuration.items() if kinds[name] == "static"]
@@ -233,3 +302,21 @@ class _Setup:
         made = self.make_trial(Hyperparameters(self.configurations[trial_id]))
         fitted = fit(made, self.train, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=trial_id)
         return Network(made.net, *jax.device_get((fitted.params, fitted.state)))
+
+
+def _text(value: Any) -> str:
+    """A hyperparameter or an entry of a space as text that another process writes in the same way."""
+    if isinstance(value, Distribution):
+        return value.label
+    return function_text(value) if callable(value) else repr(value)
+
+
+def _schedule_text(schedule: Schedule, trials: int, units: int) -> str:
+    """What a schedule does when all scores are the same."""
+    steps, log = schedule.rungs(trials, units), []
+    with contextlib.suppress(StopIteration):
+        rungs = next(steps)
+        while True:
+            log.append([(rung.ids.tolist(), rung.units, rung.promoted) for rung in rungs])
+            rungs = steps.send(np.zeros((trials, units)))
+    return f"{len(log)} steps {digest(repr(log).encode())}"

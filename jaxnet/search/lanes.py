@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Size
+from jaxnet.search.journal import Journal
 from jaxnet.search.planning import Group, Plan, compile_seconds, concurrent_chunks, cores, free_memory
 from jaxnet.search.progress import Progress
 from jaxnet.search.schedules import Rung, Schedule, full
@@ -53,6 +54,7 @@ def run_plan(
     keys: Keys,
     *,
     schedule: Schedule | None = None,
+    journal: Journal | None = None,
     keep: int = 0,
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
@@ -65,11 +67,13 @@ def run_plan(
     Args:
       program, plan, configurations, keys: what runs, and the streams it draws from.
       schedule: who trains on; the default is all, for all units.
+      journal: what was finished before, and where what finishes is written down.
       keep: how many of the best trials' carries come to the host, of those that trained for all units.
       extract: what of a carry is kept.
       progress: told of every unit.
     """
-    return _Run(program, plan, configurations, keys, keep, extract, progress).to_its_end(schedule or full())
+    run = _Run(program, plan, configurations, keys, keep, extract, progress, journal)
+    return run.to_its_end(schedule or full())
 
 
 def concrete(
@@ -126,15 +130,15 @@ class _Run:
     """The run of a plan: which programs compile, which chunks wait, which run, and what came out so far."""
 
     def __init__(
-        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress
+        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress, journal
     ):
         trials = len(configurations)
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
-        self.keep, self.extract = keep, extract
+        self.keep, self.extract, self.journal = keep, extract, journal
         self.progress = progress or Progress(trials, plan.units, show=False)
         self.outcome = Outcome({"score": np.full((trials, plan.units), np.nan)}, np.full(trials, -1), {})
         self.units = np.zeros(trials, int)  # that each trial has trained for
-        self.parked: dict[int, Any] = {}  # lanes, on the host, of trials that may go on
+        self.parked: dict[int, Any] = {}  # of trials that may go on, the lane on the host, or the file it is in
         self.work, self.done, self.finished = sum(group.seconds for group in plan.groups), 0.0, 0
         self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups))
         self.memory = free_memory() // self.at_once
@@ -147,6 +151,8 @@ class _Run:
         # A matmul split over all cores waits for the slowest of them, so on a CPU compiling and running take turns.
         self.take_turns = jax.default_backend() == "cpu"
         self.ahead = 16 if self.take_turns else 4
+        if journal is not None:
+            self._restore(journal)
 
     def to_its_end(self, schedule: Schedule) -> Outcome:
         steps = schedule.rungs(len(self.configurations), self.plan.units)
@@ -181,11 +187,12 @@ class _Run:
         """What takes longest first, as in the plan."""
         for group in self.plan.groups:
             for rung in rungs:
-                mine = group.ids[np.isin(group.ids, rung.ids) & (self.outcome.diverged[group.ids] < 0)]
+                mine = group.ids[np.isin(group.ids, rung.ids)]
+                # As many lanes as for all of them, also where some had finished when the search was killed.
+                lanes = self._lanes(group, len(mine), rung.units)
+                mine = mine[(self.outcome.diverged[mine] < 0) & (self.units[mine] < rung.units)]
                 for start in np.unique(self.units[mine]):
-                    ids = mine[self.units[mine] == start]
-                    if start < rung.units:
-                        yield _Batch(group, self._lanes(group, len(ids), rung.units - start), ids, int(start), rung)
+                    yield _Batch(group, lanes, mine[self.units[mine] == start], int(start), rung)
 
     def _lanes(self, group: Group, count: int, units: int) -> int:
         """The group's lanes, or half, a quarter, ... of them for fewer trials, where that saves more than compiling."""
@@ -193,7 +200,7 @@ class _Run:
         while lanes > 1 and -(-lanes // 2) >= count:
             lanes = -(-lanes // 2)
         saved = (most - lanes) * units * self._unit_seconds(group)
-        return lanes if (id(group), lanes) in self.programs or saved > compile_seconds() else most
+        return lanes if saved > compile_seconds() else most
 
     def _unit_seconds(self, group: Group) -> float:
         return group.seconds / len(group.ids) / self.plan.expected
@@ -259,6 +266,7 @@ class _Run:
         hp = Hyperparameters({name: values[name] for name in group.structure(self.plan.floats)})
         chunk.arguments = hp, padded.astype(np.int32), self.keys.trials
         if chunk.unit:
+            self._fetch(group, chunk.ids.tolist())
             lanes = [self.parked[i] for i in padded.tolist()]
             chunk.lane = jax.device_put(jax.tree.map(_stack, *lanes))
         self._advance(chunk)
@@ -289,12 +297,15 @@ class _Run:
         self.units[chunk.ids] = rung.units
         for i in chunk.ids.tolist():
             self.parked.pop(i, None)
+        parked, kept = [], []
         if rung.units == self.plan.units:
             self.finished += len(chunk.ids)
             if self.keep:
-                _keep_best(self.outcome, chunk.ids, chunk.lane, self.keep, self.extract)
+                kept = _keep_best(self.outcome, chunk.ids, chunk.lane, self.keep, self.extract)
         elif rung.promoted:
-            self._park(chunk)
+            parked = self._park(chunk)
+        if self.journal is not None:
+            self._write_down(self.journal, chunk, parked, kept)
         self.progress.chunk(self.finished, self.done)
 
     def _record(self, chunk: _Chunk, measures: dict[str, np.ndarray]) -> bool:
@@ -310,8 +321,64 @@ class _Run:
         self.progress.unit(self.done, float(np.min(measures["score"], where=going, initial=np.inf)))
         return bool(going.any())
 
-    def _park(self, chunk: _Chunk) -> None:
-        """Copies to the host the lanes that may be promoted, and forgets those that no longer may."""
+    def _write_down(self, journal: Journal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
+        """What a chunk's rung gave: its lanes first, then the record by which they are known."""
+        outcome, ids, batch = self.outcome, chunk.ids, chunk.batch
+        record = {
+            "ids": ids, "units": batch.rung.units, "diverged": outcome.diverged[ids], "parked": parked, "kept": kept,
+            "history": {name: values[ids] for name, values in outcome.history.items()},
+        }  # fmt: skip
+        for role, trees in (("parked", self.parked), ("kept", outcome.kept)):
+            if record[role]:
+                journal.save(_lanes_file(record, role), {i: trees[i] for i in record[role]})
+        journal.append(record)
+        self._forget_files(journal)
+
+    def _restore(self, journal: Journal) -> None:
+        """Where the journal's search was; lanes are read when they go on."""
+        outcome, scores = self.outcome, self.outcome.history["score"]
+        for record in journal.records[2:]:
+            if "most" in record:
+                self.most[id(self.plan.groups[record["group"]])] = record["most"]
+                continue
+            ids = np.asarray(record["ids"])
+            self.units[ids] = record["units"]
+            outcome.diverged[ids] = record["diverged"]
+            for name, values in record["history"].items():
+                outcome.history.setdefault(name, np.full_like(scores, np.nan))[ids] = values
+            for i in ids.tolist():
+                self.parked.pop(i, None)
+            self.parked |= dict.fromkeys(record["parked"], _lanes_file(record, "parked"))
+            outcome.kept |= dict.fromkeys(record["kept"], _lanes_file(record, "kept"))
+        best = _best(list(outcome.kept), scores[:, -1], self.keep)
+        for group in self.plan.groups:
+            if inside := set(best) & set(group.ids.tolist()):
+                lane = jax.eval_shape(self.extract, _lane_shape(self.program, self.plan, group, self.keys).carry)
+                outcome.kept |= {i: journal.load(outcome.kept[i], {i: lane})[i] for i in inside}
+        outcome.kept = {i: outcome.kept[i] for i in best}
+
+    def _forget_files(self, journal: Journal) -> None:
+        """Removes files of lanes that have all gone on, or are no longer among the best."""
+        for record in journal.records[2:]:
+            for role, trees in (("parked", self.parked), ("kept", self.outcome.kept)):
+                ids = record.get(role, ())
+                if len(ids) and not any(i in trees and self.units[i] == record["units"] for i in ids):
+                    journal.remove(_lanes_file(record, role))
+                    record[role] = []
+
+    def _fetch(self, group: Group, ids: list[int]) -> None:
+        """Lanes that are in files only, into memory."""
+        files: dict[str, list[int]] = {}
+        for i in ids:
+            if isinstance(self.parked[i], str):
+                files.setdefault(self.parked[i], []).append(i)
+        for name, inside in files.items():
+            assert self.journal is not None
+            lane = _lane_shape(self.program, self.plan, group, self.keys)
+            self.parked |= self.journal.load(name, dict.fromkeys(inside, lane))
+
+    def _park(self, chunk: _Chunk) -> list[int]:
+        """Copies to the host the lanes that may be promoted, and forgets those that no longer may; the new ids."""
         scores, rung = self.outcome.history["score"][:, chunk.unit - 1], chunk.batch.rung
         own = [i for i in self.parked if self.units[i] == rung.units and i in rung.ids]
         best = _best([*own, *chunk.ids.tolist()], scores, rung.promoted)
@@ -322,11 +389,15 @@ class _Run:
             for i in new:  # copies, so that one lane doesn't hold the memory of all
                 place = ids.index(i)
                 self.parked[i] = jax.tree.map(lambda leaf, place=place: leaf[place].copy(), lanes)
+        return new
 
     def _halve(self, batch: _Batch, ids: np.ndarray) -> None:
         """For lanes that don't fit: the trials again, in half as many."""
         lanes = -(-batch.lanes // 2)
         self.most[id(batch.group)] = min(self.most[id(batch.group)], lanes)
+        if self.journal is not None:
+            group = next(i for i, group in enumerate(self.plan.groups) if group is batch.group)
+            self.journal.append({"group": group, "most": lanes})
         self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))
 
 
@@ -391,17 +462,34 @@ def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Cal
     return one
 
 
-def _keep_best(outcome: Outcome, ids: np.ndarray, lane: Lane, keep: int, extract: Callable[[Any], Any]) -> None:
-    """Copies to the host what is kept of the chunk's lanes that are among the best so far, and forgets worse ones."""
+def _keep_best(outcome: Outcome, ids: np.ndarray, lane: Lane, keep: int, extract: Callable[[Any], Any]) -> list[int]:
+    """Copies to the host what is kept of the chunk's lanes that are among the best so far, and forgets worse ones.
+
+    Returns the ids of what is new.
+    """
     best = _best([*outcome.kept, *ids.tolist()], outcome.history["score"][:, -1], keep)
     outcome.kept = {i: outcome.kept[i] for i in best if i in outcome.kept}
     new = [i for i in best if i not in outcome.kept]
     if not new:
-        return
+        return []
     places = np.resize([ids.tolist().index(i) for i in new], min(keep, len(ids)))
     trees = jax.device_get(_take(extract(lane.carry), places))
     for place, i in enumerate(new):
         outcome.kept[i] = jax.tree.map(lambda leaf, place=place: leaf[place], trees)
+    return new
+
+
+def _lanes_file(record: Mapping[str, Any], role: str) -> str:
+    """Where a record's lanes are."""
+    return f"{role}-{record['units']}-{int(record['ids'][0])}"
+
+
+def _lane_shape(program: Program, plan: Plan, group: Group, keys: Keys) -> Lane:
+    """One lane of a group, as shapes."""
+    carry = jax.eval_shape(lambda hp, key: program.init(hp, key), group.structure(plan.floats), keys.trials)
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(carry)):
+        raise TypeError("a journal can't hold typed PRNG keys; let the program carry jax.random.key_data(key)")
+    return Lane(carry, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _stack(*leaves: Any) -> Any:
