@@ -274,7 +274,7 @@ def test_killed_for_real_at_random(whole, tmp_path):
             kills += 1
         if out.exists():
             break
-    assert process.returncode == 0 and kills
+    assert out.exists() and kills
     loaded = jn.search.SearchResult.load(out)
     for name in whole.history:
         np.testing.assert_allclose(loaded.history[name], whole.history[name], rtol=1e-6, err_msg=name)
