@@ -11,31 +11,13 @@ from jaxnet.ops.parameters import parameter as parameter
 from jaxnet.sequence import Sequence as Sequence
 
 # Layers.
+from jaxnet.layers.dense import dense as dense
 from jaxnet.layers.convolution import conv as conv
 from jaxnet.layers.convolution import conv_transpose as conv_transpose
 from jaxnet.layers.convolution import depthwise_conv as depthwise_conv
 from jaxnet.layers.convolution import fixed_conv as fixed_conv
 from jaxnet.layers.convolution import separable_conv as separable_conv
-from jaxnet.layers.activation import maxout as maxout
-from jaxnet.layers.activation import prelu as prelu
-from jaxnet.layers.activation import softmax as softmax
-from jaxnet.layers.attention import multi_head_attention as multi_head_attention
-from jaxnet.layers.attention import transformer_block as transformer_block
-from jaxnet.layers.dense import dense as dense
-from jaxnet.layers.dropout import dropout as dropout
-from jaxnet.layers.dropout import gaussian_noise as gaussian_noise
-from jaxnet.layers.elementwise import lift as lift
-from jaxnet.layers.embedding import embedding as embedding
-from jaxnet.layers.embedding import learned_positions as learned_positions
-from jaxnet.layers.embedding import one_hot as one_hot
-from jaxnet.layers.embedding import sinusoidal_positions as sinusoidal_positions
 from jaxnet.layers.locally_connected import locally_connected as locally_connected
-from jaxnet.layers.normalization import batch_norm as batch_norm
-from jaxnet.layers.normalization import group_norm as group_norm
-from jaxnet.layers.normalization import instance_norm as instance_norm
-from jaxnet.layers.normalization import layer_norm as layer_norm
-from jaxnet.layers.normalization import rms_norm as rms_norm
-from jaxnet.layers.normalization import spectral_norm as spectral_norm
 from jaxnet.layers.pooling import adaptive_avg_pool as adaptive_avg_pool
 from jaxnet.layers.pooling import adaptive_max_pool as adaptive_max_pool
 from jaxnet.layers.pooling import avg_pool as avg_pool
@@ -45,15 +27,33 @@ from jaxnet.layers.pooling import lp_pool as lp_pool
 from jaxnet.layers.pooling import max_pool as max_pool
 from jaxnet.layers.pooling import min_pool as min_pool
 from jaxnet.layers.pooling import sum_pool as sum_pool
+from jaxnet.layers.recurrent import gru as gru
+from jaxnet.layers.recurrent import lstm as lstm
+from jaxnet.layers.recurrent import rnn as rnn
+from jaxnet.layers.normalization import batch_norm as batch_norm
+from jaxnet.layers.normalization import group_norm as group_norm
+from jaxnet.layers.normalization import instance_norm as instance_norm
+from jaxnet.layers.normalization import layer_norm as layer_norm
+from jaxnet.layers.normalization import rms_norm as rms_norm
+from jaxnet.layers.normalization import spectral_norm as spectral_norm
+from jaxnet.layers.attention import multi_head_attention as multi_head_attention
+from jaxnet.layers.attention import transformer_block as transformer_block
+from jaxnet.layers.embedding import embedding as embedding
+from jaxnet.layers.embedding import learned_positions as learned_positions
+from jaxnet.layers.embedding import one_hot as one_hot
+from jaxnet.layers.embedding import sinusoidal_positions as sinusoidal_positions
+from jaxnet.layers.activation import maxout as maxout
+from jaxnet.layers.activation import prelu as prelu
+from jaxnet.layers.activation import softmax as softmax
+from jaxnet.layers.elementwise import lift as lift
+from jaxnet.layers.dropout import dropout as dropout
+from jaxnet.layers.dropout import gaussian_noise as gaussian_noise
 from jaxnet.layers.shape import crop as crop
 from jaxnet.layers.shape import flatten as flatten
 from jaxnet.layers.shape import pad as pad
 from jaxnet.layers.shape import reshape as reshape
 from jaxnet.layers.shape import transpose as transpose
 from jaxnet.layers.shape import upsample as upsample
-from jaxnet.layers.recurrent import gru as gru
-from jaxnet.layers.recurrent import lstm as lstm
-from jaxnet.layers.recurrent import rnn as rnn
 
 # Layers made of layers.
 from jaxnet.combinators import bidirectional as bidirectional
@@ -63,6 +63,7 @@ from jaxnet.combinators import remat as remat
 from jaxnet.combinators import repeat as repeat
 from jaxnet.combinators import residual as residual
 from jaxnet.combinators import serial as serial
+from jaxnet.combinators import time_distributed as time_distributed
 from jaxnet.combinators import with_dtype as with_dtype
 
 # Losses, penalties and constraints, metrics.

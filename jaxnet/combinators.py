@@ -1,7 +1,7 @@
 """Layers made of layers. Child ``i`` gets ``fold_in(key, i)``, so appending a layer changes no other's numbers.
 
-Where a wrapper has one child (``frozen``, ``with_dtype``, ``remat``) the child gets the wrapper's own key, so wrapping
-changes no numbers.
+Where a wrapper has one child (``frozen``, ``with_dtype``, ``remat``, ``time_distributed``) the child gets the wrapper's
+own key, so wrapping changes no numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.layers.elementwise import as_layer, function_name
 from jaxnet.layers.recurrent import split_spec
 from jaxnet.ops.random import fold_in
+from jaxnet.ops.reductions import counting_rows, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
 
@@ -378,6 +379,59 @@ def remat(layer: Any) -> Layer:
 
         with path():
             return run(params, state, x, key)
+
+    return Layer(init, apply)
+
+
+def time_distributed(layer: Any) -> Layer:
+    """One layer at every time step, with the same weights: ``[batch, time, ...]`` to ``[batch, time, ...]``.
+
+    For layers to which the time axis would be something else, such as a convolution over the images of a film. Layers
+    that work on features (dense, normalisation of features, activations) take sequences as they are.
+
+    Args:
+      layer: a layer or a function, of one step's shape.
+
+    Input: an array, or a ``Sequence``, whose steps past the end come out as zeros and count in no batch statistics.
+    Parameters and state are the layer's.
+
+    Raises:
+      TypeError: when it's neither a layer nor a function. ValueError: from ``init``, for examples without a time axis.
+
+    >>> import jaxnet as jn
+    >>> net = time_distributed(jn.serial(jn.conv(6, (3, 3)), jax.nn.relu, jn.global_avg_pool))
+    >>> params, state, out = net.init(jax.random.key(0), (20, 28, 28, 1))  # twenty images
+    >>> out.shape
+    (20, 6)
+    """
+    child = _child("time_distributed", layer)
+    path = functools.partial(_path, f"time_distributed > {child.name}")
+
+    def init(key, spec):
+        values, lengths = sequence_spec(spec, rank=1)
+        with path():
+            time, *step = as_spec(values, rank=1).shape
+            active = values.active if isinstance(values, Spec) and step else None
+            params, state, out = child.init(key, Spec(tuple(step), as_spec(values).dtype, active))
+            out = as_spec(out)
+        out = Spec((time, *out.shape), out.dtype, out.active if out.shape else None)
+        return params, state, out if lengths is None else Sequence(out, lengths)
+
+    def apply(params, state, x, *, key=None, train=False):
+        values = x.values if isinstance(x, Sequence) else x
+        if values.ndim < 2:
+            raise ValueError(f"time_distributed: expected x of shape [batch, time, ...], got {values.shape}")
+        counted = valid_rows()
+        if isinstance(x, Sequence):
+            values = x.replace(values).values
+            counted = x.mask if counted is None else x.mask & counted[:, None]  # [batch, time]
+        elif counted is not None:
+            counted = jnp.broadcast_to(counted[:, None], values.shape[:2])
+        with path(), counting_rows(None if counted is None else counted.reshape(-1)):
+            folded = values.reshape(-1, *values.shape[2:])  # [batch * time, ...]
+            y, state = child.apply(params, state, folded, key=key, train=train)
+        y = y.reshape(*values.shape[:2], *y.shape[1:])
+        return (x.replace(y) if isinstance(x, Sequence) else y), state
 
     return Layer(init, apply)
 

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.ops.reductions import counting_rows
 
 TORCH_OPTIMIZERS = {  # as tests/reference/make_torch.py has them
     "sgd": lambda: optax.sgd(0.1),
@@ -569,3 +570,40 @@ def test_a_search_over_sizes_goes_through_all_of_them(key):
         net, params, state = result.network(row)
         outputs, _ = net.apply(params, state, x)
         np.testing.assert_allclose(trial(jn.hp(hidden=2)).loss(outputs, targets).mean(), row["score"], rtol=1e-4)
+
+
+def test_time_distributed_is_the_layer_at_each_step(key):
+    layer = jn.serial(jn.conv(4, (2, 2)), jnp.tanh, jn.flatten, jn.dense(2))
+    params, state, out = jn.time_distributed(layer).init(key, (3, 5, 5, 1))
+    assert out.shape == (3, 2)
+    x = jax.random.normal(jax.random.key(1), (2, 3, 5, 5, 1))
+    y, _ = jn.time_distributed(layer).apply(params, state, x)
+    for t in range(3):
+        np.testing.assert_allclose(y[:, t], layer.apply(params, state, x[:, t])[0], rtol=1e-6)
+
+
+def test_time_distributed_batch_norm_counts_steps_inside_only():
+    """Statistics by hand, over the steps that exist, of the rows that are examples."""
+    layer = jn.time_distributed(jn.batch_norm())
+    spec = jn.Sequence(jn.Spec((3, 2)), jn.Spec((), jnp.int32))
+    params, state, _ = layer.init(jax.random.key(0), spec)
+    x = jax.random.normal(jax.random.key(1), (3, 3, 2))
+    batch = jn.Sequence(x, jnp.array([3, 1, 2]))
+    inside = np.concatenate([x[0], x[1, :1], x[2, :2]])
+    y, new_state = layer.apply(params, state, batch, train=True)
+    np.testing.assert_allclose(new_state["mean"], 0.1 * inside.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(new_state["variance"], 0.9 + 0.1 * inside.var(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(y.values[1, 1:], 0)
+    with counting_rows(jnp.array([True, True, False])):
+        _, without_last = layer.apply(params, state, batch, train=True)
+        _, plain = layer.apply(params, state, x, train=True)
+    np.testing.assert_allclose(without_last["mean"], 0.1 * inside[:4].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(plain["mean"], 0.1 * x[:2].mean(axis=(0, 1)), rtol=1e-5, atol=1e-7)
+
+
+def test_time_distributed_wants_a_time_axis(key):
+    with pytest.raises(ValueError, match="time_distributed > dense: expected examples with at least 1 axis"):
+        jn.time_distributed(jn.dense(3)).init(key, ())
+    params, state, _ = jn.time_distributed(jnp.tanh).init(key, (3,))
+    with pytest.raises(ValueError, match=r"time_distributed: expected x of shape \[batch, time, ...\], got \(3,\)"):
+        jn.time_distributed(jnp.tanh).apply(params, state, jnp.ones(3))

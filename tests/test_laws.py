@@ -198,6 +198,9 @@ LAYERS = {
     "frozen": Case(lambda n: jn.frozen(jn.serial(jn.dense(n), jn.dropout(0.3), jnp.cos)), (5,)),
     "with_dtype": Case(lambda n: jn.with_dtype(jn.dense(n), jnp.float32, loss_scale=8), (5,), rounds=True),
     "remat": Case(lambda n: jn.remat(jn.serial(jn.dense(n), jnp.cos, jn.dropout(0.3), jn.dense(n))), (5,)),
+    "time_distributed": Case(
+        lambda n: jn.time_distributed(jn.serial(jn.conv(n, (2,)), jax.nn.sigmoid, jn.flatten, jn.dense(3))), (2, 3, 5)
+    ),
     "serial": Case(lambda n: jn.serial(jn.dense(n), jax.nn.sigmoid, jn.dropout(0.3), jn.dense(n)), (5,)),
     "serial, nested": Case(lambda n: jn.serial(jn.serial(jn.dense(n), jnp.tanh), jn.flatten, jn.dense(n)), (3, 5)),
     "serial, named": Case(lambda n: jn.serial(first=jn.dense(n), then=jnp.tanh, last=jn.dense(3)), (5,)),

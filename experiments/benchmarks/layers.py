@@ -264,17 +264,23 @@ def training_calls(make: Callable[[], tuple[jn.Layer, Any]], shape: tuple[int, .
 
 
 def microseconds(contenders: dict[str, Call], seconds: float) -> dict[str, float]:
-    """The median of each, all measured in turn, for about so many seconds each."""
+    """The median of each, for about so many seconds each: JAX's in turn, then PyTorch's, whose threads go on spinning
+    for a while after a call and would slow down what comes next."""
+    with_jax = {name: call for name, call in contenders.items() if name != "PyTorch"}
+    apart = {name: call for name, call in contenders.items() if name == "PyTorch"}
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for call in contenders.values():  # compiles, and warms up
-        call()
-        call()
-    stop = time.perf_counter() + seconds * len(contenders)
-    while time.perf_counter() < stop or len(next(iter(times.values()))) < 5:
-        for name, call in contenders.items():
-            started = time.perf_counter()
+    for together in filter(None, (with_jax, apart)):
+        for call in together.values():  # compiles, and warms up
             call()
-            times[name].append(1e6 * (time.perf_counter() - started))
+            call()
+        stop, rounds = time.perf_counter() + seconds * len(together), 0
+        while time.perf_counter() < stop or rounds < 5:
+            rounds += 1
+            for name, call in together.items():
+                started = time.perf_counter()
+                call()
+                times[name].append(1e6 * (time.perf_counter() - started))
+    time.sleep(0.3 if apart else 0.0)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
