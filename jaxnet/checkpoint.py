@@ -119,7 +119,7 @@ def read_arrays(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dic
     elif len(payload) > length or zlib.crc32(payload) != int.from_bytes(content[_HEAD - 4 : _HEAD], "little"):
         problem = "its check sum is wrong"
     else:
-        restored = serialization.msgpack_restore(payload)
+        restored: Any = serialization.msgpack_restore(payload)
         if restored["kind"] == kind:
             return restored["header"], restored["arrays"]
         problem = f"it is a {restored['kind']}"

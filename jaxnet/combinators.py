@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.layers.elementwise import as_layer, function_name
@@ -508,8 +509,10 @@ def _merged(children: _Children, merge: Any = "sum") -> Layer:
             ys.append(y)
             new_state.append(s)
         join = merge if callable(merge) else _MERGES[merge]
-        y = ys[0].replace(join(*(y.values for y in ys))) if isinstance(ys[0], Sequence) else join(*ys)
-        return y, children.pack(new_state)
+        if isinstance(ys[0], Sequence):
+            joined: Any = join(*(y.values for y in ys))
+            return ys[0].replace(joined), children.pack(new_state)
+        return join(*ys), children.pack(new_state)
 
     def named(layer):
         layer.init.__qualname__ = children.name
@@ -595,7 +598,7 @@ def _common_mask(masks: list[Any], names: Any, join: Callable[[Any, Any], Any]) 
     """The mask of features that are active alike; those of traced sizes, which can't be compared, are joined."""
     if all(mask is None for mask in masks):
         return None
-    known = [np.asarray(mask) for mask in masks if mask is not None and not isinstance(mask, jax.core.Tracer)]
+    known = [np.asarray(mask) for mask in masks if mask is not None and not isinstance(mask, Tracer)]
     if any(mask is None for mask in masks) or any((mask != known[0]).any() for mask in known):
         without = [name for name, mask in zip(names, masks, strict=True) if mask is None]
         raise ValueError(

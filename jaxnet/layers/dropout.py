@@ -49,7 +49,7 @@ def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
         spec = as_spec(spec, rank=1)
         return (), () if spec.active is None else {"active": spec.active}, spec
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key: Any = None, train=False):
         if not train:
             return x, state
         _check_key("dropout", key)
@@ -94,7 +94,7 @@ def gaussian_noise(deviation: Any) -> Layer:
         spec = as_spec(spec, rank=1)
         return (), () if spec.active is None else {"active": spec.active}, spec
 
-    def apply(params, state, x, *, key=None, train=False):
+    def apply(params, state, x, *, key: Any = None, train=False):
         if not train:
             return x, state
         _check_key("gaussian_noise", key)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 
-_valid_rows = contextvars.ContextVar("valid_rows", default=None)
+_valid_rows: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("valid_rows", default=None)
 
 
 def valid_rows() -> jax.Array | None:

@@ -111,7 +111,8 @@ class Journal:
                 payload = content[end + 8 : end + 8 + length]
                 if len(payload) < length or zlib.crc32(payload) != int.from_bytes(content[end + 4 : end + 8], "little"):
                     break
-                self.records.append(serialization.msgpack_restore(payload))
+                record: Any = serialization.msgpack_restore(payload)
+                self.records.append(record)
                 end += 8 + length
             if end < len(content):
                 file.truncate(end)
