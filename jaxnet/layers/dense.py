@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
-from jaxnet.ops.parameters import Initializer, parameter
+from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.sequence import on_features
 
 
@@ -42,7 +41,7 @@ def dense(
     def init(key, spec):
         spec = as_spec(spec, rank=1)
         *shape, in_features = spec.shape
-        dtype = spec.dtype if jnp.issubdtype(spec.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+        dtype = parameter_dtype(spec)
         params = {
             "w": parameter(key, w_init, (in_features, features), active=(spec.active, None), dtype=dtype),
         }

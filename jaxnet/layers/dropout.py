@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,10 +46,6 @@ def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
     if isinstance(rate, (int, float)) and not 0 <= rate < 1:
         raise ValueError(f"dropout: rate is the share that is dropped and must be in [0, 1), got {rate!r}")
 
-    def init(key, spec):
-        spec = as_spec(spec, rank=1)
-        return (), () if spec.active is None else {"active": spec.active}, spec
-
     def apply(params, state, x, *, key: Any = None, train=False):
         if not train:
             return x, state
@@ -62,7 +59,7 @@ def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
             keep = keep.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
         return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
 
-    return on_features(init, apply)
+    return on_features(_init("dropout"), apply)
 
 
 def gaussian_noise(deviation: Any) -> Layer:
@@ -90,10 +87,6 @@ def gaussian_noise(deviation: Any) -> Layer:
     if isinstance(deviation, (int, float)) and not deviation >= 0:
         raise ValueError(f"gaussian_noise: deviation must not be negative, got {deviation!r}")
 
-    def init(key, spec):
-        spec = as_spec(spec, rank=1)
-        return (), () if spec.active is None else {"active": spec.active}, spec
-
     def apply(params, state, x, *, key: Any = None, train=False):
         if not train:
             return x, state
@@ -104,7 +97,18 @@ def gaussian_noise(deviation: Any) -> Layer:
             noise = jnp.where(along_features(state["active"], x), noise, jnp.zeros((), noise.dtype))
         return x + noise.astype(x.dtype), state
 
-    return on_features(init, apply)
+    return on_features(_init("gaussian_noise"), apply)
+
+
+def _init(name: str) -> Callable[..., Any]:
+    """No parameters; the state is the mask of the active features where there are sizes."""
+
+    def init(key, spec):
+        spec = as_spec(spec, rank=1)
+        return (), () if spec.active is None else {"active": spec.active}, spec
+
+    init.__qualname__ = name
+    return init
 
 
 def _check_key(name: str, key: Any) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
 from jaxnet.layers.elementwise import elementwise
-from jaxnet.ops.parameters import Initializer, parameter
+from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in, position_uniform
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -232,7 +232,7 @@ def _recurrent(
                 + (" of a Sequence" if lengths is not None else "")
                 + ("" if one_step else '. A single step of all examples goes to a layer with returns="step".')
             )
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+        dtype = parameter_dtype(x)
         out = Spec((width,), dtype, active)
         if given is not None:
             _check_given_spec(cell, given, out)

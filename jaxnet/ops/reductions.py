@@ -55,7 +55,14 @@ def moments(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None)
 
 
 def average(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
-    """The mean alone; arguments as for ``moments``."""
+    """The mean alone, over axes that stay with length 1, in ``x``'s dtype; 0 where nothing counts.
+
+    Args:
+      x, axes, counted: as for ``moments``.
+
+    >>> average(jnp.array([[1.0, 3.0, 100.0]]), (1,), jnp.array([[True, True, False]])).tolist()
+    [[2.0]]
+    """
     if counted is None:
         return jnp.mean(x, axis=tuple(axes), keepdims=True)
     repeated = math.prod(x.shape[axis] for axis in axes if counted.shape[axis] == 1)

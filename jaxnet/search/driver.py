@@ -313,10 +313,8 @@ def _text(value: Any) -> str:
 
 def _schedule_text(schedule: Schedule, trials: int, units: int) -> str:
     """What a schedule does when all scores are the same."""
-    steps, log = schedule.rungs(trials, units), []
-    with contextlib.suppress(StopIteration):
-        rungs = next(steps)
-        while True:
-            log.append([(rung.ids.tolist(), rung.units, rung.promoted) for rung in rungs])
-            rungs = steps.send(np.zeros((trials, units)))
+    log = [
+        [(rung.ids.tolist(), rung.units, rung.promoted) for rung in rungs]
+        for rungs in schedules.rehearsed(schedule, trials, units)
+    ]
     return f"{len(log)} steps {digest(repr(log).encode())}"

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnet.checkpoint import read_arrays, write_arrays
+from jaxnet.checkpoint import by_path, read_arrays, write_arrays
 
 _LANES = "lanes of a search"
 
@@ -71,11 +71,7 @@ class Journal:
 
     def save(self, name: str, trees: Mapping[int, Any]) -> None:
         """Writes trees of arrays by trial into a file of their own, whole or not at all."""
-        arrays = {
-            f"{trial}/{jax.tree_util.keystr(path)}": np.asarray(leaf)
-            for trial, tree in trees.items()
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
+        arrays = {f"{trial}/{name}": leaf for trial, tree in trees.items() for name, leaf in by_path(tree).items()}
         write_arrays(self.folder / name, _LANES, {}, arrays)
 
     def load(self, name: str, like: Mapping[int, Any]) -> dict[int, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Generator
 from typing import NamedTuple
 
@@ -171,21 +173,29 @@ def median_stopping(start: int = 1, every: int = 1) -> Schedule:
     return Schedule(lambda units: None, rungs)
 
 
+def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:
+    """The steps that a schedule takes if no trial diverges and all scores are the same.
+
+    >>> [len(step) for step in rehearsed(hyperband(), 17, 9)]
+    [3, 2, 1]
+    """
+    steps, taken = schedule.rungs(trials, units), []
+    with contextlib.suppress(StopIteration):
+        taken.append(next(steps))
+        while True:
+            taken.append(steps.send(np.zeros((trials, units))))
+    return taken
+
+
 def units_on_average(schedule: Schedule, trials: int, units: int) -> float:
-    """Units that a trial trains on average, if none diverges and all scores are the same.
+    """Units that a trial trains on average in ``rehearsed`` steps.
 
     >>> units_on_average(hyperband(counts="table"), 128, 81) * 128
     1404.0
     """
-    steps, done = schedule.rungs(trials, units), np.zeros(trials, int)
-    rungs = next(steps, None)
-    while rungs is not None:
-        for rung in rungs:
-            done[rung.ids] = rung.units
-        try:
-            rungs = steps.send(np.zeros((trials, units)))
-        except StopIteration:
-            break
+    done = np.zeros(trials, int)
+    for rung in itertools.chain.from_iterable(rehearsed(schedule, trials, units)):
+        done[rung.ids] = rung.units
     return float(done.mean())
 
 
