@@ -3,6 +3,9 @@
 The table of contents: every public name, by topic.
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any as _Any
+
 # The contract, and what a layer of one's own is made with.
 from jaxnet.layer import Layer as Layer
 from jaxnet.layer import Size as Size
@@ -84,20 +87,37 @@ from jaxnet.training import target as target
 from jaxnet.checkpoint import load as load
 from jaxnet.checkpoint import save as save
 
-# Search.
-from jaxnet import search as search
-from jaxnet.search.driver import random_search as random_search
-from jaxnet.search.space import Space as Space
-from jaxnet.search.space import choice as choice
-from jaxnet.search.space import hp as hp
-from jaxnet.search.space import integers as integers
-from jaxnet.search.space import log_integers as log_integers
-from jaxnet.search.space import log_uniform as log_uniform
-from jaxnet.search.space import uniform as uniform
-
 # Inspection.
 from jaxnet.inspection import check_gradients as check_gradients
 from jaxnet.inspection import linear_map as linear_map
 from jaxnet.inspection import summary as summary
 
+# Search, loaded when it is first used: half of what there is to import, and no layer needs it.
+if TYPE_CHECKING:
+    from jaxnet import search as search
+    from jaxnet.search.driver import random_search as random_search
+    from jaxnet.search.space import Space as Space
+    from jaxnet.search.space import choice as choice
+    from jaxnet.search.space import hp as hp
+    from jaxnet.search.space import integers as integers
+    from jaxnet.search.space import log_integers as log_integers
+    from jaxnet.search.space import log_uniform as log_uniform
+    from jaxnet.search.space import uniform as uniform
+
+_SEARCH = {"search": "", "random_search": ".driver"} | dict.fromkeys(
+    ("Space", "choice", "hp", "integers", "log_integers", "log_uniform", "uniform"), ".space"
+)
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _SEARCH:
+        raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
+    module = _import_module("jaxnet.search" + _SEARCH[name])
+    globals()[name] = value = module if name == "search" else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SEARCH})

@@ -277,7 +277,7 @@ def _study(peer, objective, configurations, seed):
     for configuration in configurations:
         study.enqueue_trial(configuration)
     study.optimize(suggest_and_run, n_trials=len(configurations))
-    return [trial.value for trial in study.trials]
+    return [float(value) for value in (trial.value for trial in study.trials) if value is not None]
 
 
 def _missing(peer, error):
