@@ -5,6 +5,7 @@ from jaxnet.search.driver import random_search as random_search
 from jaxnet.search.driver import run as run
 from jaxnet.search.planning import Plan as Plan
 from jaxnet.search.result import SearchResult as SearchResult
+from jaxnet.search.samplers import Proposer as Proposer
 from jaxnet.search.samplers import grid as grid
 from jaxnet.search.samplers import random as random
 from jaxnet.search.samplers import sobol as sobol

@@ -1,10 +1,13 @@
-"""Samplers: which configurations are tried. Configuration i depends on (space, sampler, key, i) alone."""
+"""Samplers: which configurations are tried. Configuration i depends on (space, sampler, key, i) alone.
+
+A sampler that learns proposes batch by batch, and there configuration i depends on what it was told before as well.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +16,71 @@ import numpy as np
 from jaxnet.data import check_count
 from jaxnet.search.space import Distribution, Space
 
-Sampler = Callable[[Space, jax.Array, int | None], list[dict[str, Any]]]
-"""``sampler(space, key, trials) -> configurations``, ``trials`` of them; None asks for as many as there are."""
+
+@runtime_checkable
+class Proposer(Protocol):
+    """What a sampler that learns from scores returns: it is asked for configurations, and told how they do.
+
+    A search asks for the first ``batch`` configurations, trains them (to the end of their first rung, where there is a
+    schedule), tells, asks for the next, and so on. A proposer draws from the sampler's key alone, so that the same asks
+    and tells give the same configurations: a search that is resumed replays them.
+
+    Attributes:
+      batch: how many configurations it likes to propose at once. More make a search that trains them side by side
+        faster, and leave less to learn from between them.
+
+    A sampler of one's own that looks near the best trial so far:
+
+    >>> import jaxnet as jn
+    >>> class Nearby:
+    ...     batch = 8
+    ...
+    ...     def __init__(self, space, key, trials):
+    ...         self.space, self.points = space, []
+    ...         self.random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    ...         self.centre, self.best = np.full(len(space), 0.5), np.inf
+    ...
+    ...     def ask(self, count):
+    ...         steps = self.random.normal(scale=0.1, size=(count, len(self.space)))
+    ...         points = np.clip(self.centre + steps, 0, 1 - 1e-9)
+    ...         self.points += list(points)
+    ...         return [self.space.configuration(point) for point in points]
+    ...
+    ...     def tell(self, ids, curves, finished):
+    ...         for i, score in zip(ids, curves[:, -1], strict=True):
+    ...             if score < self.best:  # neither NaN, where a trial hasn't trained, nor infinity, where it diverged
+    ...                 self.best, self.centre = score, self.points[i]
+    >>> def valley(x, y):
+    ...     return (x - 0.9) ** 2 + (y - 0.1) ** 2
+    >>> proposer = Nearby(jn.Space(x=jn.uniform(0, 1), y=jn.uniform(0, 1)), jax.random.key(0), 80)
+    >>> for start in range(0, 80, proposer.batch):  # what a search does, but for the training
+    ...     scores = [[valley(**configuration)] for configuration in proposer.ask(proposer.batch)]
+    ...     proposer.tell(np.arange(start, start + 8), np.array(scores), np.ones(8, bool))
+    >>> isinstance(proposer, jn.search.Proposer), bool(proposer.best < 0.01)
+    (True, True)
+    """
+
+    batch: int
+
+    def ask(self, count: int) -> Sequence[dict[str, Any]]:
+        """The next ``count`` configurations; the i-th ever asked for is trial i."""
+        ...
+
+    def tell(self, ids: np.ndarray, curves: np.ndarray, finished: np.ndarray) -> None:
+        """How trials do.
+
+        Args:
+          ids: int ``[n]``, trials that have been proposed. A trial may be told several times, each with more units.
+          curves: float ``[n, units done so far]``, the score after each unit; lower is better, also where the search
+            maximises. Infinity from where a trial diverged on, NaN for units that it hasn't trained.
+          finished: bool ``[n]``, True for a trial that won't train on: it has all units, was stopped, diverged or
+            failed.
+        """
+        ...
+
+
+Sampler = Callable[[Space, jax.Array, int | None], Sequence[dict[str, Any]] | Proposer]
+"""``sampler(space, key, trials)``: ``trials`` configurations (None asks for as many as there are), or a proposer."""
 
 
 def random() -> Sampler:

@@ -82,12 +82,14 @@ def hp(**values: Any) -> Hyperparameters:
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """One entry of a space: ``value(u)`` maps u, uniform in [0, 1), to the distribution's values.
+    """One entry of a space: ``value(u)`` maps u, uniform in [0, 1), to the distribution's values, ``place`` maps back.
 
     Args:
       kind: "float" (traced, fused), "size" (an integer that may differ from lane to lane: fused by padding), or
         "static" (part of the program: trials are grouped by it).
       value: from u to a Python value.
+      place: from a value to its u in [0, 1]: of integers and choices the middle of the piece that stands for the value;
+        0.5 where there is only one value. A ValueError for what isn't among the values.
       count: how many different values there are, or None where they are continuous.
       label: how it was written, for errors and plans.
       log: whether it is spread evenly over the logarithm, for axes of plots.
@@ -96,6 +98,7 @@ class Distribution:
 
     kind: str
     value: Callable[[float], Any]
+    place: Callable[[Any], float]
     count: int | None
     label: str
     log: bool = False
@@ -115,7 +118,12 @@ def uniform(low: float, high: float) -> Distribution:
     2.5
     """
     label = _check_ends("uniform", low, high, float)
-    return Distribution("float", lambda u: low + u * (high - low), None, label, bounds=(low, high))
+
+    def place(value):
+        _check_value(label, value, low, high)
+        return (value - low) / (high - low) if low < high else 0.5
+
+    return Distribution("float", lambda u: low + u * (high - low), place, None, label, bounds=(low, high))
 
 
 def log_uniform(low: float, high: float) -> Distribution:
@@ -130,7 +138,11 @@ def log_uniform(low: float, high: float) -> Distribution:
     def value(u):
         return min(max(low * math.exp(u * span), low), high)
 
-    return Distribution("float", value, None, label, True, (low, high))
+    def place(value):
+        _check_value(label, value, low, high)
+        return min(math.log(value / low) / span, 1.0) if low < high else 0.5
+
+    return Distribution("float", value, place, None, label, True, (low, high))
 
 
 def integers(low: int, high: int, *, static: bool = False) -> Distribution:
@@ -147,7 +159,12 @@ def integers(low: int, high: int, *, static: bool = False) -> Distribution:
     label = _check_ends("integers", low, high, int, positive=not static)
     count = high - low + 1
     kind = "static" if static else "size"
-    return Distribution(kind, lambda u: low + min(int(u * count), count - 1), count, label, bounds=(low, high))
+
+    def place(value):
+        _check_value(label, value, low, high, whole=True)
+        return (value - low + 0.5) / count
+
+    return Distribution(kind, lambda u: low + min(int(u * count), count - 1), place, count, label, bounds=(low, high))
 
 
 def log_integers(low: int, high: int, *, static: bool = False) -> Distribution:
@@ -167,7 +184,11 @@ def log_integers(low: int, high: int, *, static: bool = False) -> Distribution:
     def value(u):
         return min(max(int(low * math.exp(u * span) + 1e-9), low), high)
 
-    return Distribution("static" if static else "size", value, high - low + 1, label, True, (low, high))
+    def place(value):
+        _check_value(label, value, low, high, whole=True)
+        return math.log(math.sqrt(value * (value + 1)) / low) / span
+
+    return Distribution("static" if static else "size", value, place, high - low + 1, label, True, (low, high))
 
 
 def choice(*values: Any, static: bool | None = None) -> Distribution:
@@ -204,7 +225,18 @@ def choice(*values: Any, static: bool | None = None) -> Distribution:
     kind = "static" if static else "size" if ints else "float"
     kept = tuple(map(float, values)) if kind == "float" else values
     count = len(kept)
-    return Distribution(kind, lambda u: kept[min(int(u * count), count - 1)], count, label)
+    places = {(type(v), v): (i + 0.5) / count for i, v in reversed(list(enumerate(map(_native, kept))))}
+
+    def place(value):
+        value = _native(value)
+        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        try:
+            return places[type(value), value]
+        except (KeyError, TypeError):
+            raise ValueError(f"{label}: {value!r} is not one of the values") from None
+
+    return Distribution(kind, lambda u: kept[min(int(u * count), count - 1)], place, count, label)
 
 
 class Space:
@@ -267,6 +299,16 @@ class Space:
         coordinates = iter(point)
         return self.resolve(lambda name, distribution: distribution.value(float(next(coordinates))))
 
+    def point(self, configuration: Mapping[str, Any]) -> list[float]:
+        """The point of the unit cube where a configuration lies, one coordinate in [0, 1] for each entry, in order.
+
+        Integers and choices lie in the middle of their piece, so that ``configuration`` maps the point back.
+
+        >>> Space(rate=log_uniform(0.01, 1), act=choice("relu", "tanh")).point({"rate": 0.1, "act": "tanh"})
+        [0.5, 0.75]
+        """
+        return [self.distribution(name, configuration).place(configuration[name]) for name in self.entries]
+
     def kinds(self, configuration: Mapping[str, Any]) -> dict[str, str]:
         """The kind of each entry, at a configuration: "float", "size" or "static"."""
         return {name: self.distribution(name, configuration).kind for name in self.entries}
@@ -274,6 +316,16 @@ class Space:
 
 def _is_static(value: Any) -> bool:
     return value is None or isinstance(value, (str, bytes, bool, int, tuple, frozenset)) or callable(value)
+
+
+def _native(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_value(label: str, value: Any, low: float, high: float, whole: bool = False) -> None:
+    wanted = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, wanted) or not low <= value <= high:
+        raise ValueError(f"{label}: {value!r} is not {'an integer' if whole else 'a number'} in [{low!r}, {high!r}]")
 
 
 def _check_ends(name: str, low: Any, high: Any, kind: type, positive: bool = False) -> str:

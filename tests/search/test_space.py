@@ -44,6 +44,46 @@ def test_log_uniform_is_uniform_in_the_logarithm():
     np.testing.assert_allclose(np.diff(np.log10(values)), 0.2, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "distribution, value, place",
+    [
+        (jn.uniform(-2, 3), -1.0, 0.2),
+        (jn.uniform(3, 3), 3, 0.5),
+        (jn.log_uniform(1e-3, 1e-1), 1e-2, 0.5),
+        (jn.log_uniform(2, 2), 2.0, 0.5),
+        (jn.integers(3, 7), 4, 0.3),  # the middle of [0.2, 0.4)
+        (jn.integers(3, 7), np.int64(7), 0.9),
+        (jn.log_integers(1, 7), 1, 1 / 6),  # [1, 2) is a third of [1, 8) in the logarithm
+        (jn.choice("relu", "tanh"), "tanh", 0.75),
+        (jn.choice(0, 0.5), 0, 0.25),
+        (jn.choice(1, True, 1.0, static=True), True, 0.5),  # equal, but not the same
+        (jn.choice(None, (1, 2)), (1, 2), 0.75),
+        (jn.choice(np.float32(0.5), 1.0), np.float32(1.0), 0.75),
+    ],
+)
+def test_place_is_where_a_value_lies(distribution, value, place):
+    assert math.isclose(distribution.place(value), place, rel_tol=1e-12)
+    found = distribution.value(distribution.place(value))
+    assert math.isclose(found, value, rel_tol=1e-12) if distribution.kind == "float" else found == value
+
+
+@pytest.mark.parametrize(
+    "distribution, value, message",
+    [
+        (jn.uniform(0, 1), 1.5, r"uniform\(0, 1\): 1.5 is not a number in \[0, 1\]"),
+        (jn.uniform(0, 1), math.nan, "nan is not a number"),
+        (jn.log_uniform(1, 2), True, "True is not a number"),
+        (jn.integers(3, 7), 4.0, r"4.0 is not an integer in \[3, 7\]"),
+        (jn.log_integers(3, 7), 8, "8 is not an integer"),
+        (jn.choice("relu", "tanh"), "gelu", "'gelu' is not one of the values"),
+        (jn.choice(1, 2), [1], r"\[1\] is not one of the values"),
+    ],
+)
+def test_what_is_not_among_the_values_has_no_place(distribution, value, message):
+    with pytest.raises(ValueError, match=message):
+        distribution.place(value)
+
+
 def test_kinds_say_what_is_fused_and_what_is_compiled():
     kinds = {
         jn.uniform(0, 1): "float",
