@@ -1,5 +1,7 @@
 """Search: space, samplers, schedules, plan, lanes, result."""
 
+from jaxnet.search.adaptive import bayesian as bayesian
+from jaxnet.search.adaptive import optuna as optuna
 from jaxnet.search.driver import plan as plan
 from jaxnet.search.driver import random_search as random_search
 from jaxnet.search.driver import run as run
