@@ -6,7 +6,7 @@ A sampler that learns proposes batch by batch, and there configuration i depends
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -79,6 +79,8 @@ class Proposer(Protocol):
         ...
 
 
+REJECTIONS = 4096  # proposals, none of which where= of the space allows, before a sampler gives up
+
 Sampler = Callable[[Space, jax.Array, int | None], Sequence[dict[str, Any]] | Proposer]
 """``sampler(space, key, trials)``: ``trials`` configurations (None asks for as many as there are), or a proposer."""
 
@@ -98,8 +100,8 @@ def random() -> Sampler:
             raise ValueError("random search needs trials=, the number of configurations to try")
         words = np.asarray(jax.random.bits(key, (2,), jnp.uint32)).astype(np.uint64)
         # Row by row, so that more trials leave the first ones as they are.
-        points = np.random.Generator(np.random.Philox(key=words)).random((trials, len(space)))
-        return [space.configuration(point) for point in points]
+        draws = np.random.Generator(np.random.Philox(key=words))
+        return _allowed(space, trials, lambda count: draws.random((count, len(space))))
 
     return sample
 
@@ -124,8 +126,8 @@ def sobol() -> Sampler:
         from scipy.stats import qmc  # imported when used: it is slow
 
         seed = np.random.default_rng(np.asarray(jax.random.bits(key, (2,), jnp.uint32)))
-        points = qmc.Sobol(len(space), rng=seed).random_base2((trials - 1).bit_length())[:trials]
-        return [space.configuration(point) for point in points]
+        sequence = qmc.Sobol(len(space), rng=seed)
+        return _allowed(space, trials, lambda count: sequence.random_base2((count - 1).bit_length()))
 
     return sample
 
@@ -164,7 +166,15 @@ def grid(points: int | Mapping[str, int] = 5) -> Sampler:
             for value in values:
                 yield from grow(earlier | {name: value}, rest)
 
-        configurations = list(itertools.islice(grow({}, list(space.entries)), trials))
+        every: Iterator[dict[str, Any]]
+        if space.independent:
+            values = [_values(space.distribution(name, {}), per_entry.get(name, default)) for name in space.entries]
+            every = (dict(zip(space.entries, row, strict=True)) for row in itertools.product(*values))
+        else:
+            every = grow({}, list(space.entries))
+        configurations = list(itertools.islice(filter(space.allows, every) if space.constraints else every, trials))
+        if not configurations:
+            raise ValueError("grid: where= of the space allows no point of the grid; try more points, or a wider one")
         if trials is not None and len(configurations) < trials:
             raise ValueError(
                 f"grid: {trials} trials asked for, but the grid has only {len(configurations)}; try more points"
@@ -172,6 +182,27 @@ def grid(points: int | Mapping[str, int] = 5) -> Sampler:
         return configurations
 
     return sample
+
+
+def _allowed(space: Space, trials: int, draw: Callable[[int], np.ndarray]) -> list[dict[str, Any]]:
+    """The first ``trials`` configurations of a stream of points that meet ``where=`` of the space.
+
+    ``draw(count)`` gives the next points, ``count`` or more of them. Trial i is the i-th that meets it, which more
+    trials don't change; the stream is drawn in parts that double, since so grows a Sobol sequence.
+    """
+    points = draw(trials)
+    if not space.constraints:
+        return space.configurations(points[:trials])
+    met: list[dict[str, Any]] = []
+    drawn = 0
+    while True:
+        met += filter(space.allows, space.configurations(points))
+        drawn += len(points)
+        if len(met) >= trials:
+            return met[:trials]
+        if drawn >= REJECTIONS and len(met) * REJECTIONS < drawn:
+            raise ValueError(f"where= of the space allows {len(met)} of {drawn} configurations drawn; try a wider one")
+        points = draw(drawn)
 
 
 def _every_value(distribution: Distribution, count: int) -> list[Any]:

@@ -17,6 +17,9 @@ RESERVED = ("id", "status", "units", "score", "diverged")  # columns of the tabl
 class Hyperparameters(Mapping[str, Any]):
     """Hyperparameters by name, ``hp.learning_rate`` or ``hp["learning_rate"]``; make them with ``jn.hp``.
 
+    Those of a nested space have names with a dot, ``hp["optimizer.rate"]``, and are there together, too:
+    ``hp.optimizer`` are hyperparameters and ``hp.optimizer.rate`` one of them.
+
     A name that isn't there raises ``AttributeError`` (``KeyError`` for an item) with the names that are.
     """
 
@@ -32,14 +35,18 @@ class Hyperparameters(Mapping[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name not in self._values:
-            raise AttributeError(self._missing(name))
-        return self._values[name]
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(*error.args) from None
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._values:
+        if name in self._values:
+            return self._values[name]
+        inner = _below(name, self._values)
+        if not inner:
             raise KeyError(self._missing(name))
-        return self._values[name]
+        return Hyperparameters(inner, frozenset(_below(name, dict.fromkeys(self._static))))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"hyperparameters can't be changed; make new ones: jn.hp(**{{**hp, {name!r}: ...}})")
@@ -76,8 +83,23 @@ def hp(**values: Any) -> Hyperparameters:
 
     >>> hp(learning_rate=0.05, hidden=300).hidden
     300
+    >>> hp(optimizer=hp(rate=0.05, momentum=None)).optimizer.rate  # as of a nested space
+    0.05
     """
-    return Hyperparameters(values)
+    return Hyperparameters(_flat(values))
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings in a mapping under names with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {f"{name}.{k}": v for k, v in _flat(value).items()} if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _below(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is called ``name.x``, as x."""
+    return {other[len(name) + 1 :]: value for other, value in values.items() if other.startswith(f"{name}.")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,10 +232,8 @@ def choice(*values: Any, static: bool | None = None) -> Distribution:
     if not values:
         raise ValueError("choice: give at least one value")
     for value in values:
-        try:
-            hash(value)
-        except TypeError as error:
-            raise TypeError(f"{label}: {value!r} can't be hashed; try a tuple instead of a list") from error
+        if not _is_hashable(value):
+            raise TypeError(f"{label}: {value!r} can't be hashed; try a tuple instead of a list")
     floats = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     ints = floats and all(isinstance(v, int) for v in values)
     if static is False and not floats:
@@ -243,31 +263,66 @@ class Space:
     """Hyperparameters by name, each with its distribution; a later one may depend on earlier ones.
 
     Args:
-      entries: ``name=distribution``, or ``name=function`` from the hyperparameters so far to a distribution, as in
-        ``Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2))``.
+      entries: ``name=`` one of
+
+        - a distribution;
+        - a function from the hyperparameters so far to a distribution, as in
+          ``Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2))``. It may also return a plain value, which is
+          then fixed, as if it were ``choice(value)``: ``None`` for an entry that doesn't exist in this branch. Such an
+          entry is None in the trial (``if hp.momentum is None``), in the configuration and in the table; every
+          configuration has all names.
+        - a space, whose entries are called ``name.entry`` in configurations and tables, and ``hp.name.entry`` in the
+          trial. Its functions see its own entries by their short names, and the earlier ones of the space around it.
+      where: a function from all hyperparameters to a bool. Samplers propose only what it says True of.
 
     Raises:
-      ValueError: for an empty space, or the name of a column of results. TypeError: for an entry that is neither.
+      ValueError: for an empty space, or a name with a dot or that of a column of results. TypeError: for an entry that
+        is none of these.
 
     >>> space = Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2))
     >>> space.configuration([0.0, 0.5])
     {'k2': 10, 'k1': 8}
+    >>> optimizer = Space(
+    ...     name=choice("sgd", "adam"),
+    ...     momentum=lambda hp: uniform(0.5, 1) if hp.name == "sgd" else None,
+    ... )
+    >>> space = Space(optimizer=optimizer, a=integers(1, 9), b=integers(1, 9), where=lambda hp: hp.a <= hp.b)
+    >>> space.configuration([0.9, 0.1, 0.2, 0.3])
+    {'optimizer.name': 'adam', 'optimizer.momentum': None, 'a': 2, 'b': 3}
     """
 
-    def __init__(self, **entries: Distribution | Callable[[Hyperparameters], Distribution]):
+    def __init__(
+        self,
+        *,
+        where: Callable[[Hyperparameters], Any] | None = None,
+        **entries: Distribution | Callable[[Hyperparameters], Any] | Space,
+    ):
         if not entries:
             raise ValueError(
                 "Space: give at least one hyperparameter, such as learning_rate=jn.log_uniform(1e-3, 1e-1)"
             )
+        if where is not None and not callable(where):
+            raise TypeError(f"Space: where must be a function of the hyperparameters to a bool, got {where!r}")
+        self.entries: dict[str, Distribution | Callable[[Hyperparameters], Any]] = {}
+        self.constraints: dict[str, Callable[[Hyperparameters], Any]] = {}
         for name, entry in entries.items():
             if name in RESERVED:
                 raise ValueError(f"Space: {name!r} is a column of the results; give the hyperparameter another name")
-            if not isinstance(entry, Distribution) and not callable(entry):
+            if "." in name:
+                raise ValueError(f"Space: {name!r} has a dot; nest a space instead: {name.split('.')[0]}=jn.Space(...)")
+            if isinstance(entry, Space):
+                self.entries |= {f"{name}.{inner}": made for inner, made in entry.entries.items()}
+                self.constraints |= {f"{name}.{inner}".rstrip("."): made for inner, made in entry.constraints.items()}
+            elif isinstance(entry, Distribution) or callable(entry):
+                self.entries[name] = entry
+            else:
                 raise TypeError(
                     f"Space: {name} must be a distribution, such as jn.uniform(0, 1), or a function of the earlier "
                     f"hyperparameters that makes one, got {entry!r}; for a fixed value try jn.choice({entry!r})"
                 )
-        self.entries = entries
+        if where is not None:
+            self.constraints[""] = where
+        self.independent = all(isinstance(entry, Distribution) for entry in self.entries.values())
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -278,8 +333,8 @@ class Space:
     def resolve(self, pick: Callable[[str, Distribution], Any]) -> dict[str, Any]:
         """A configuration: ``pick(name, distribution)`` chooses each value, in order."""
         chosen: dict[str, Any] = {}
-        for name, entry in self.entries.items():
-            chosen[name] = pick(name, self.distribution(name, chosen) if callable(entry) else entry)
+        for name in self.entries:
+            chosen[name] = pick(name, self.distribution(name, chosen))
         return chosen
 
     def distribution(self, name: str, earlier: Mapping[str, Any]) -> Distribution:
@@ -287,10 +342,14 @@ class Space:
         entry = self.entries[name]
         if isinstance(entry, Distribution):
             return entry
-        made = entry(Hyperparameters(earlier))
-        if not isinstance(made, Distribution):
-            raise TypeError(f"Space: the function for {name} must return a distribution, got {made!r}")
-        return made
+        made = entry(_scope(name.rpartition(".")[0], earlier))
+        if isinstance(made, Distribution):
+            return made
+        if isinstance(made, Space) or not _is_hashable(made):
+            raise TypeError(
+                f"Space: the function for {name} must return a distribution, or a fixed value, got {made!r}"
+            )
+        return choice(made)
 
     def configuration(self, point: Sequence[float]) -> dict[str, Any]:
         """The configuration at a point of the unit cube, one coordinate in [0, 1) for each entry, in order."""
@@ -298,6 +357,53 @@ class Space:
             raise ValueError(f"expected a point with {len(self)} coordinates, one for each of {list(self.entries)}")
         coordinates = iter(point)
         return self.resolve(lambda name, distribution: distribution.value(float(next(coordinates))))
+
+    def configurations(self, points: np.ndarray) -> list[dict[str, Any]]:
+        """The configurations at points ``[n, entries]``: as ``configuration`` of each, in less time."""
+        if not self.independent:
+            return [self.configuration(point) for point in points.tolist()]
+        entries: Any = zip(points.T.tolist(), self.entries.values(), strict=True)
+        columns = [list(map(distribution.value, column)) for column, distribution in entries]
+        return [dict(zip(self.entries, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def allows(self, configuration: Mapping[str, Any]) -> bool:
+        """Whether a configuration meets ``where=``, of this space and of those nested in it."""
+        return all(where(_scope(prefix, configuration)) for prefix, where in self.constraints.items())
+
+    def check(self, configuration: Mapping[str, Any]) -> dict[str, Any]:
+        """A configuration that was written by hand, complete and in order, if it is one of the space's.
+
+        Args:
+          configuration: values by name; those of a nested space as a dict, or under names with a dot. What has only one
+            possible value may be left out.
+
+        Raises:
+          ValueError: for a name that the space doesn't have, one that is missing, a value that isn't among the
+            distribution's, and for what ``where=`` doesn't allow.
+
+        >>> Space(rate=uniform(0, 1), hidden=lambda hp: 10).check({"rate": 1})
+        {'rate': 1.0, 'hidden': 10}
+        """
+        given = _flat(configuration)
+        if unknown := [name for name in given if name not in self.entries]:
+            raise ValueError(f"configuration {given}: the space has no {unknown}; it has {list(self.entries)}")
+
+        def pick(name, distribution):
+            if name not in given and distribution.count == 1:
+                return distribution.value(0.5)
+            if name not in given:
+                raise ValueError(f"configuration {given}: {name} is missing; it may be {distribution}")
+            try:
+                distribution.place(given[name])
+            except ValueError as error:
+                raise ValueError(f"configuration {given}: {name}: {error}") from None
+            value = _native(given[name])
+            return float(value) if distribution.kind == "float" else value
+
+        complete = self.resolve(pick)
+        if not self.allows(complete):
+            raise ValueError(f"configuration {complete} doesn't meet where= of the space")
+        return complete
 
     def point(self, configuration: Mapping[str, Any]) -> list[float]:
         """The point of the unit cube where a configuration lies, one coordinate in [0, 1] for each entry, in order.
@@ -307,15 +413,45 @@ class Space:
         >>> Space(rate=log_uniform(0.01, 1), act=choice("relu", "tanh")).point({"rate": 0.1, "act": "tanh"})
         [0.5, 0.75]
         """
-        return [self.distribution(name, configuration).place(configuration[name]) for name in self.entries]
+        places = {}
+
+        def pick(name, distribution):
+            places[name] = distribution.place(configuration[name])
+            return configuration[name]
+
+        self.resolve(pick)
+        return list(places.values())
 
     def kinds(self, configuration: Mapping[str, Any]) -> dict[str, str]:
-        """The kind of each entry, at a configuration: "float", "size" or "static"."""
-        return {name: self.distribution(name, configuration).kind for name in self.entries}
+        """The kind of each entry, at a configuration: "float", "size" or "static"; an absent one is "static"."""
+        kinds = {}
+
+        def pick(name, distribution):
+            kinds[name] = distribution.kind
+            return configuration[name]
+
+        self.resolve(pick)
+        return kinds
+
+
+def _scope(prefix: str, values: Mapping[str, Any]) -> Hyperparameters:
+    """What a function in the space nested at ``prefix`` sees: all names, those of its own space also without prefix."""
+    seen, parts = dict(values), prefix.split(".")
+    for depth in range(len(parts)):  # from the outermost space around it to its own
+        seen |= _below(".".join(parts[: depth + 1]), values)
+    return Hyperparameters(seen, frozenset())
 
 
 def _is_static(value: Any) -> bool:
     return value is None or isinstance(value, (str, bytes, bool, int, tuple, frozenset)) or callable(value)
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _native(value: Any) -> Any:

@@ -1,8 +1,11 @@
 """Samplers: which configurations are proposed."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 import jaxnet as jn
 
@@ -29,8 +32,6 @@ def test_a_sobol_sequence_has_one_point_in_each_part_of_each_axis(key):
 
 @pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
 def test_draws_follow_their_distributions(sampler, key):
-    from scipy import stats
-
     rows = sampler(SPACE, key, 4000)
     rates = np.log([row["rate"] for row in rows])
     low, high = np.log([1e-3, 1e-1])
@@ -55,6 +56,56 @@ def test_a_grid_over_few_integers_and_dependent_entries_takes_each_once():
     space = jn.Space(depth=jn.integers(1, 3, static=True), width=lambda hp: jn.integers(1, hp.depth))
     rows = jn.search.grid(9)(space, None, None)
     assert [(row["depth"], row["width"]) for row in rows] == [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
+
+
+PAIRS = jn.Space(a=jn.integers(1, 8), b=jn.integers(1, 8), where=lambda hp: hp.a < hp.b)  # 28 of 64
+
+
+@pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
+def test_with_where_more_trials_begin_with_the_trials_of_fewer(sampler, key):
+    many = sampler(PAIRS, key, 280)
+    assert len(many) == 280 and all(c["a"] < c["b"] for c in many)
+    for fewer in (1, 5, 64, 100):
+        assert sampler(PAIRS, key, fewer) == many[:fewer]
+    counts = np.unique([8 * c["a"] + c["b"] for c in many], return_counts=True)[1]
+    assert stats.chisquare(counts).pvalue > 0.01 and len(counts) == 28  # each pair as likely as the others
+
+
+def test_a_grid_with_where_has_the_points_that_meet_it(key):
+    rows = jn.search.grid(8)(PAIRS, key, None)
+    assert [(row["a"], row["b"]) for row in rows] == list(itertools.combinations(range(1, 9), 2))
+    assert jn.search.grid(8)(PAIRS, key, 5) == rows[:5]
+    with pytest.raises(ValueError, match="29 trials asked for, but the grid has only 28"):
+        jn.search.grid(8)(PAIRS, key, 29)
+
+
+@pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
+def test_where_that_hardly_anything_meets_is_refused_with_the_share(sampler, key):
+    nothing = jn.Space(x=jn.uniform(0, 1), where=lambda hp: hp.x > 1)
+    with pytest.raises(ValueError, match=r"where= of the space allows 0 of \d+ configurations drawn"):
+        sampler(nothing, key, 4)
+    with pytest.raises(ValueError, match="where= of the space allows no point of the grid"):
+        jn.search.grid()(nothing, key, None)
+
+
+@pytest.mark.parametrize("distribution, law", [
+    (jn.uniform(-2, 3), stats.uniform(-2, 5)),
+    (jn.log_uniform(1e-3, 10), stats.loguniform(1e-3, 10)),
+    (jn.integers(3, 7), stats.randint(3, 8)),
+    (jn.log_integers(1, 7), stats.rv_discrete(values=(range(1, 8), np.log2(np.arange(2, 9) / np.arange(1, 8)) / 3))),
+    (jn.choice(0.5, 2.0, 3.0), stats.rv_discrete(values=(range(3), [1 / 3] * 3))),
+], ids=repr)  # fmt: skip
+@pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
+def test_draws_follow_the_laws_that_scipy_has(sampler, distribution, law, key):
+    """Kolmogorov and Smirnov's test for continuous ones, chi-squared for the others; Sobol's pass easily."""
+    draws = [row["x"] for row in sampler(jn.Space(x=distribution), key, 2048)]
+    if distribution.count is None:
+        assert stats.kstest(draws, law.cdf).pvalue > 0.01
+        return
+    values = [distribution.value((i + 0.5) / 999) for i in range(999)]
+    values = sorted(set(values))
+    expected = 2048 * law.pmf(values if distribution.bounds else range(3))
+    assert stats.chisquare([draws.count(value) for value in values], expected).pvalue > 0.01
 
 
 def test_what_can_not_be_sampled_is_refused(key):

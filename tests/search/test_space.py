@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -108,6 +109,102 @@ def test_an_entry_may_depend_on_earlier_ones():
     assert space.configuration([0.0, BELOW_ONE]) == {"k2": 10, "k1": 10}
 
 
+NESTED = jn.Space(
+    depth=jn.integers(1, 3, static=True),
+    optimizer=jn.Space(
+        name=jn.choice("sgd", "adam"),
+        rate=jn.log_uniform(1e-3, 1e-1),
+        momentum=lambda hp: jn.uniform(0.5, 0.9) if hp.name == "sgd" else None,
+        schedule=jn.Space(warm=jn.integers(1, 9), decay=lambda hp: jn.integers(hp.warm, 10 * hp.depth)),
+    ),
+    net=jn.Space(
+        first=jn.integers(1, 64),
+        second=lambda hp: jn.integers(1, hp.first) if hp.depth > 1 else None,
+        where=lambda hp: hp.second is None or hp.first < 60,
+    ),
+    where=lambda hp: hp.net.first > 4 * hp.depth,
+)
+
+
+def test_a_nested_space_has_names_with_dots_and_functions_that_see_its_own_and_earlier_ones():
+    names = ["depth", "optimizer.name", "optimizer.rate", "optimizer.momentum", "optimizer.schedule.warm"]
+    assert list(NESTED.entries)[:5] == names and len(NESTED) == 8
+    configuration = NESTED.configuration([0.5, 0, 0.5, 0.5, BELOW_ONE, 0, 0.25, BELOW_ONE])
+    assert list(configuration) == list(NESTED.entries)
+    assert [type(v) for v in configuration.values()] == [int, str, float, float, int, int, int, int]
+    assert configuration["optimizer.momentum"] == 0.7
+    assert (configuration["optimizer.schedule.warm"], configuration["optimizer.schedule.decay"]) == (9, 9)
+    assert configuration["net.second"] == configuration["net.first"] == 17
+    hp = jn.hp(**configuration)
+    assert hp.optimizer.schedule.decay == hp["optimizer.schedule.decay"] == hp.optimizer["schedule.decay"] == 9
+    assert hp.optimizer == {name: configuration[f"optimizer.{name}"] for name in hp.optimizer}
+    with pytest.raises(
+        AttributeError, match=r"no hyperparameter 'rat'; the space has name, rate, momentum, schedule\."
+    ):
+        _ = hp.optimizer.rat
+    leaves, structure = jax.tree.flatten(hp)  # numbers that are traced are leaves, what is static is not
+    assert leaves == [configuration["optimizer.rate"], 0.7]
+    assert jax.tree.unflatten(structure, leaves).optimizer.schedule.warm == 9
+
+
+def test_hyperparameters_are_nested_by_hand():
+    hp = jn.hp(optimizer=jn.hp(rate=0.1, momentum=None), hidden=3)
+    assert dict(hp) == {"optimizer.rate": 0.1, "optimizer.momentum": None, "hidden": 3}
+    assert jax.tree.leaves(hp.optimizer) == [0.1]
+
+
+def test_an_absent_entry_is_none_and_has_one_value():
+    configuration = NESTED.configuration([0, 0.9, 0.5, 0.3, 0, 0, 0.5, 0.3])
+    assert configuration["optimizer.momentum"] is None and configuration["net.second"] is None
+    kinds = NESTED.kinds(configuration)
+    assert kinds["optimizer.momentum"] == kinds["net.second"] == kinds["depth"] == "static"
+    assert (
+        NESTED.kinds(configuration | {"optimizer.name": "sgd", "optimizer.momentum": 0.6})["optimizer.momentum"]
+        == "float"
+    )
+    assert NESTED.point(configuration)[3] == NESTED.point(configuration)[7] == 0.5
+    fixed = jn.Space(a=jn.choice(0.5, 1.0), b=lambda hp: 0.0 if hp.a == 1 else jn.uniform(1, 2))
+    assert fixed.kinds({"a": 1.0, "b": 0.0}) == {"a": "float", "b": "float"}  # a fixed number splits no program
+
+
+def test_where_says_what_is_allowed():
+    assert NESTED.allows(NESTED.configuration([0, 0, 0, 0, 0, 0, 0.9, 0]))
+    assert not NESTED.allows(NESTED.configuration([0, 0, 0, 0, 0, 0, 0.01, 0]))  # first is 1, not above 4
+    assert not NESTED.allows(NESTED.configuration([0.5, 0, 0, 0, 0, 0, BELOW_ONE, 0]))  # first is 64, not below 60
+
+
+def test_configurations_are_those_of_each_point():
+    points = np.random.default_rng(0).random((50, 8))
+    assert NESTED.configurations(points) == [NESTED.configuration(point) for point in points]
+    plain = jn.Space(a=jn.log_uniform(1e-3, 1), b=jn.log_integers(1, 99), c=jn.choice("a", None))
+    assert plain.configurations(points[:, :3]) == [plain.configuration(point) for point in points[:, :3]]
+    assert plain.configurations(points[:0, :3]) == []
+
+
+def test_a_configuration_by_hand_is_completed_or_refused():
+    given = {"optimizer": {"rate": 0.1, "name": "adam", "schedule.warm": 2, "schedule": {"decay": 3}}}
+    complete = NESTED.check(given | {"net.first": np.int64(10), "depth": 1})
+    assert complete == {
+        "depth": 1, "optimizer.name": "adam", "optimizer.rate": 0.1, "optimizer.momentum": None,
+        "optimizer.schedule.warm": 2, "optimizer.schedule.decay": 3, "net.first": 10, "net.second": None,
+    }  # fmt: skip
+    assert list(complete) == list(NESTED.entries) and type(complete["net.first"]) is int
+    assert NESTED.check(complete) == complete
+    for change, message in [
+        ({"net.third": 1}, r"the space has no \['net.third'\]; it has \['depth', "),
+        ({"optimizer.rate": 1.0}, r"optimizer.rate: log_uniform\(0.001, 0.1\): 1.0 is not a number in"),
+        ({"optimizer.momentum": 0.7}, r"optimizer.momentum: choice\(None\): 0.7 is not one of the values"),
+        ({"optimizer.name": "sgd"}, "optimizer.momentum: uniform"),
+        ({"optimizer.schedule.decay": 1}, r"decay: integers\(2, 10\): 1 is not an integer in \[2, 10\]"),
+        ({"net.first": 2}, "doesn't meet where= of the space"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            NESTED.check(complete | change)
+    del complete["optimizer.rate"]
+    with pytest.raises(ValueError, match=r"optimizer.rate is missing; it may be log_uniform\(0.001, 0.1\)"):
+        NESTED.check(complete)
+
+
 def test_hyperparameters_name_what_is_missing_and_what_is_there():
     hp = jn.hp(learning_rate=0.1, hidden=3)
     assert (hp.learning_rate, hp["hidden"], dict(hp)) == (0.1, 3, {"learning_rate": 0.1, "hidden": 3})
@@ -142,9 +239,24 @@ def test_hyperparameters_name_what_is_missing_and_what_is_there():
         (lambda: jn.Space(rate=0.1), TypeError, r"rate must be a distribution.*for a fixed value try jn.choice\(0.1\)"),
         (lambda: jn.Space(score=jn.uniform(0, 1)), ValueError, r"'score' is a column of the results"),
         (
-            lambda: jn.Space(a=lambda hp: 3).configuration([0.5]),
+            lambda: jn.Space(a=lambda hp: [3]).configuration([0.5]),
             TypeError,
-            r"function for a must return a distribution",
+            r"function for a must return a distribution, or a fixed value, got \[3\]",
+        ),
+        (
+            lambda: jn.Space(**{"a.b": jn.uniform(0, 1)}),
+            ValueError,
+            r"'a.b' has a dot; nest a space instead: a=jn.Space",
+        ),
+        (
+            lambda: jn.Space(a=jn.uniform(0, 1), where=True),
+            TypeError,
+            r"where must be a function .* to a bool, got True",
+        ),
+        (
+            lambda: jn.Space(a=lambda hp: jn.Space(b=jn.uniform(0, 1))).configuration([0.5]),
+            TypeError,
+            r"function for a must return a distribution, or a fixed value, got Space",
         ),
         (lambda: jn.Space(a=jn.uniform(0, 1)).configuration([0.5, 0.5]), ValueError, r"1 coordinates"),
     ],
