@@ -25,6 +25,7 @@ experiments-quick: .venv/installed-test
 	$(BIN)/python -m experiments.mnist_random_search --quick --output runs/quick/mnist_random_search
 	$(BIN)/python -m experiments.benchmarks.mlp_sweep --quick --output runs/quick/benchmarks
 	$(BIN)/python -m experiments.benchmarks.layers --quick --output runs/quick/benchmarks
+	$(BIN)/python -m experiments.benchmarks.search --quick --output runs/quick/benchmarks
 
 # A file inside .venv remembers which extra was installed; it is made anew when the dependencies change.
 .venv/installed-%: pyproject.toml

@@ -42,6 +42,8 @@ class Trial:
       penalty: ``params -> scalar``, added to the mean loss (``losses.l2``).
       batch_size: examples in a step, an integer or a ``Size``. The last batch of an epoch has what is left.
       augment: ``(key, inputs) -> inputs``, applied to each batch in training only.
+      loss_limit: a batch's mean loss above which training counts as diverged, as it always does when the loss or a
+        parameter is no longer finite; may be traced. The default, infinity, adds no limit.
 
     Raises:
       TypeError, ValueError: for a part of the wrong kind, or a batch size below 1.
@@ -59,6 +61,7 @@ class Trial:
     penalty: Callable[[Any], jax.Array] | None = None
     batch_size: int | Size = 128
     augment: Callable[[jax.Array, Any], Any] | None = None
+    loss_limit: Any = math.inf
 
     def __post_init__(self):
         object.__setattr__(self, "net", as_layer(self.net))
@@ -71,6 +74,8 @@ class Trial:
                 f"Trial: optimizer must be an optax transformation such as optax.sgd(0.1), got {self.optimizer!r}"
             )
         check_features("Trial", self.batch_size, "batch_size")
+        if not hasattr(self.loss_limit, "__float__"):
+            raise TypeError(f"Trial: loss_limit must be a number, got {self.loss_limit!r}")
 
 
 class Program(NamedTuple):
@@ -373,7 +378,11 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.params, **extra)
         params = optax.apply_updates(carry.params, updates)
 
-        totals = {"loss": jnp.sum(losses), "examples": jnp.sum(valid).astype(jnp.float32)}
+        total = jnp.sum(losses)
+        if not isinstance(trial.loss_limit, float) or trial.loss_limit < math.inf:
+            # Once it is infinite it stays so, as a loss that isn't finite does.
+            total = jnp.where(total > trial.loss_limit * jnp.sum(valid), jnp.inf, total)
+        totals = {"loss": total, "examples": jnp.sum(valid).astype(jnp.float32)}
         if trial.metric is not None:
             totals["metric"] = jnp.sum(_one_per_example("metric", trial.metric, outputs, targets, valid))
         totals = jax.tree.map(jnp.add, carry.totals, totals)

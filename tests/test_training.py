@@ -240,3 +240,16 @@ def test_older_keys_are_taken_and_give_the_same_numbers(key):
     raw = jax.random.PRNGKey(0)
     curves = [jn.fit(linear(), problem(), epochs=1, key=k).curve["train_loss"] for k in (raw, jax.random.key(0))]
     np.testing.assert_array_equal(*curves)
+
+
+@pytest.mark.parametrize("limit, frozen_at", [(10.0, 2), (16.0, 3), (np.inf, None)])
+def test_a_loss_above_its_limit_counts_as_divergence(limit, frozen_at, key):
+    """loss = w ** 2 and a rate of 1.5 make w grow by -2 a step: losses of 1, 4, 16, 64, two steps an epoch."""
+    x, y = np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)
+    net = jn.dense(1, w_init=jax.nn.initializers.ones, bias=False)
+    trial = jn.Trial(net, jn.losses.squared_error, optax.sgd(1.5), batch_size=2, loss_limit=limit)
+    fitted = jn.fit(trial, (x, y), epochs=3, key=key)
+    assert fitted.diverged == frozen_at
+    assert fitted.params["w"].item() == (-2.0) ** (6 if frozen_at is None else frozen_at)
+    with pytest.raises(TypeError, match="loss_limit must be a number, got 'high'"):
+        jn.Trial(net, jn.losses.squared_error, optax.sgd(1.5), loss_limit="high")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -16,7 +16,7 @@ import optax
 from jaxnet.data import as_data, check_count, input_spec
 from jaxnet.search import samplers, schedules
 from jaxnet.search.journal import Journal, data_text, digest, function_text
-from jaxnet.search.lanes import run_plan
+from jaxnet.search.lanes import Proposals, run_plan
 from jaxnet.search.planning import Group, Plan, make_plan
 from jaxnet.search.progress import Progress
 from jaxnet.search.result import Network, SearchResult, kept_network
@@ -36,6 +36,9 @@ def run(
     key: jax.Array,
     sampler: samplers.Sampler | None = None,
     schedule: Schedule | None = None,
+    maximize: bool = False,
+    include: Sequence[Mapping[str, Any]] = (),
+    repeats: int = 1,
     shuffle: str = "shared",
     lanes: int | None = None,
     keep: int = 10,
@@ -49,12 +52,20 @@ def run(
         reads nothing); or a ``Program`` for what isn't supervised learning.
       space: the hyperparameters and their distributions.
       train, validation: ``(inputs, targets)``, as for ``fit``; None for a ``Program``.
-      trials: how many configurations; None for all of a grid, or as many as the schedule asks for.
+      trials: how many configurations; None for all of a grid, or as many as the schedule asks for, and those of
+        ``include``.
       epochs: passes over the data (for a ``Program``, units of budget) for each, at most.
       key: decides everything that is drawn. Configuration i depends on space, sampler, key and i alone, and what a
         trial draws on key and i; so a longer search begins with the trials of a shorter one.
-      sampler: which configurations are tried; the default is ``search.random()``.
+      sampler: which configurations are tried; the default is ``search.random()``. One that learns proposes as many
+        as it likes at once, and is told how they did (with a schedule, to the end of their rung) before the next.
       schedule: who trains on, and how far; the default is ``search.full()``, all of them for all epochs.
+      maximize: whether a higher score is better, as of an accuracy.
+      include: configurations to try whatever the sampler proposes, such as the best one known: they are the first
+        trials.
+      repeats: seeds for each configuration, each in a lane of its own. The score is their mean, and ``score_error`` its
+        standard error; a configuration diverges with any of its seeds. Seed r of trial i draws what
+        ``fit(..., trial_id=i * repeats + r)`` does.
       shuffle: "shared" shows all lanes the same batches in the same order, which is faster (the first layer of all
         lanes is one matmul) and compares trials on equal terms; "own" gives each trial its own order.
       lanes: how many trials run at once; the default is what memory (and on a CPU the cache) holds.
@@ -66,11 +77,16 @@ def run(
       progress: None shows a bar when standard error is a terminal.
 
     A lane whose loss or parameters go non-finite is frozen at that step, keeps its last finite parameters, is marked
-    "diverged", is never best, and touches no other lane.
+    "diverged", is never best, and touches no other lane. A configuration from which no trial can be built (a kernel
+    larger than the image, say) is marked "failed", and the others run; ``result.messages`` tells why.
+
+    An interrupt (Ctrl-C) of a search with a journal lets the units that run come to their end, writes them down and
+    says how to go on; a second one stops at once.
 
     Raises:
-      ValueError, TypeError: before anything is compiled: as ``fit`` for data and the first trial; for no trials or
-        epochs; for a space, a sampler or a trial that don't fit together.
+      ValueError, TypeError: before anything is compiled: for data as ``fit``; for no trials or epochs; for a space, a
+        sampler or a schedule that don't fit together.
+      Exception: whatever building or tracing the first trial raised, when no trial can be built.
 
     >>> import optax, jaxnet as jn
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -82,23 +98,39 @@ def run(
     >>> result.curves.shape, sorted(result.best)[:3], result.best["score"] < 0.1
     ((8, 20), ['diverged', 'hidden', 'id'], True)
     """
-    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle)
+    setup = _Setup(
+        trial,
+        space,
+        train,
+        validation,
+        trials,
+        epochs,
+        key,
+        sampler,
+        schedule,
+        shuffle,
+        maximize,
+        include,
+        repeats,
+        lanes,
+    )
     extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
     with contextlib.ExitStack() as stack:
-        journal = None if directory is None else stack.enter_context(Journal(directory, setup.about(keep, lanes)))
-        the_plan = setup.plan(lanes) if journal is None else setup.journaled_plan(lanes, journal)
-        bar = stack.enter_context(Progress(len(setup.configurations), epochs, progress))
+        if directory is not None:
+            setup.journal = stack.enter_context(Journal(directory, setup.about(keep)))
+        the_plan = setup.plan()
+        bar = stack.enter_context(Progress(setup.trials * repeats, epochs, progress))
         try:
             outcome = run_plan(
-                setup.program, the_plan, setup.configurations, setup.keys, schedule=setup.schedule, journal=journal,
-                keep=keep, extract=extract, progress=bar,
+                setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
+                keep=keep, extract=extract, progress=bar, maximize=maximize, proposals=setup.proposals(the_plan),
             )  # fmt: skip
         except KeyboardInterrupt:
-            if journal is not None:
-                done = len({int(i) for record in journal.records[2:] for i in record.get("ids", ())})
-                folder, trials = str(journal.folder), len(setup.configurations)
+            if setup.journal is not None:
+                done = len({int(i) // repeats for record in setup.journal.records[2:] for i in record.get("ids", ())})
+                folder = str(setup.journal.folder)
                 print(
-                    f"Interrupted: {done} of {trials} trials have results in {folder!r}; "
+                    f"Interrupted: {done} of {setup.trials} trials have results in {folder!r}; "
                     f"the same call, with directory={folder!r}, goes on from there.",
                     file=sys.stderr,
                 )
@@ -143,6 +175,8 @@ def plan(
     key: jax.Array,
     sampler: samplers.Sampler | None = None,
     schedule: Schedule | None = None,
+    include: Sequence[Mapping[str, Any]] = (),
+    repeats: int = 1,
     shuffle: str = "shared",
     lanes: int | None = None,
 ) -> Plan:
@@ -150,28 +184,39 @@ def plan(
 
     A line for each group of trials that share a compiled program: how many trials, the range of their sizes, what is
     compiled in, how many lanes run at once and in how many chunks, the share of arithmetic that is padding, the bytes
-    that the lanes hold (estimated from above), and the group's share of the cost. Arguments and errors are those of
-    ``run``.
+    that the lanes hold (estimated from above), and the group's share of the cost. Where a sampler learns, the
+    groups are those that as many random configurations would have. Arguments and errors are those of ``run``.
     """
-    setup = _Setup(trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle)
-    made = setup.plan(lanes)
+    setup = _Setup(
+        trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, False, include, repeats, lanes
+    )
+    made = setup.plan()
     print(made)
     return made
 
 
 class _Setup:
-    """Arguments of a search, checked, with the configurations that the sampler proposes and the program that runs."""
+    """Arguments of a search, checked, with the configurations that the sampler proposes and the program that runs.
+
+    ``configurations`` has one a trial; ``lanes`` each of them ``repeats`` times in a row.
+    """
 
     make_trial: Callable[[Any], Any] | None
 
-    def __init__(self, trial: Any, space, train, validation, trials, epochs, key, sampler, schedule, shuffle):
+    def __init__(
+        self, trial: Any, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, maximize, include,
+        repeats, lanes,
+    ):  # fmt: skip
         if not isinstance(space, Space):
             raise TypeError(f"expected a jn.Space as the second argument, got {space!r}")
         if trials is not None:
             check_count("trials", trials)
-        check_count("epochs", epochs)
+        for name, count in (("epochs", epochs), ("repeats", repeats)):
+            check_count(name, count)
         self.keys, self.space = Keys.of(key), space
-        self.key, self.epochs, self.shuffle = key, epochs, shuffle
+        self.key, self.epochs, self.shuffle, self.repeats, self.maximize = key, epochs, shuffle, repeats, maximize
+        self.width = lanes
+        self.journal: Journal | None = None
         self.schedule = schedules.full() if schedule is None else schedule
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a jn.search.Schedule, such as jn.search.hyperband(), got {schedule!r}")
@@ -180,11 +225,38 @@ class _Setup:
             raise ValueError(
                 f"the schedule asks for {wanted} trials at {epochs} epochs, got trials={trials}; leave it out"
             )
-        self.configurations = (sampler or samplers.random())(
-            space, self.keys.sampler, trials if wanted is None else wanted
+        trials = trials if wanted is None else wanted
+        self._prepare(trial, train, validation)
+        self.configurations: list[dict[str, Any]] = [space.check(configuration) for configuration in include]
+        self.included = len(self.configurations)
+        if trials is not None and self.included > trials:
+            raise ValueError(f"include has {self.included} configurations, more than trials={trials}")
+        proposed: Any = (
+            []
+            if self.included == trials
+            else (sampler or samplers.random())(
+                space, self.keys.sampler, None if trials is None else trials - self.included
+            )
         )
-        if not self.configurations:
+        if isinstance(proposed, samplers.Proposer):
+            if trials is None:
+                raise ValueError("a sampler that learns needs trials=, the number of configurations to try")
+            self.proposer = proposed
+        else:
+            self.proposer = None
+            self.configurations += list(proposed)
+        self.trials = len(self.configurations) if trials is None else trials
+        if not self.trials:
             raise ValueError("the sampler proposed no configuration")
+        if self.proposer is None and len(self.configurations) != self.trials:
+            raise ValueError(
+                f"the sampler proposed {len(self.configurations) - self.included} configurations, "
+                f"wanted were {self.trials - self.included}"
+            )
+        self.lanes = [configuration for configuration in self.configurations for _ in range(repeats)]
+
+    def _prepare(self, trial: Any, train: Any, validation: Any) -> None:
+        """The program that runs, of a trial function and its data or as it was given."""
         if isinstance(trial, Program):
             if train is not None or validation is not None:
                 raise ValueError("a Program brings its own data (feed=); give train and validation with a trial only")
@@ -192,58 +264,134 @@ class _Setup:
             return
         if not callable(trial):
             raise TypeError(f"expected a function from hyperparameters to a jn.Trial, or a Program, got {trial!r}")
-        make_trial = cast(Callable[[Any], Trial], trial)
         if train is None or validation is None:
             raise ValueError("a search over trials needs train and validation, each a pair (inputs, targets)")
+        self.make_trial = make_trial = cast(Callable[[Any], Trial], trial)
         self.train, self.validation = as_data(train, "train"), as_data(validation, "validation")
-        self.make_trial = make_trial
-        for configuration in {repr(self._static(c)): c for c in self.configurations}.values():
-            check_trial(make_trial(Hyperparameters(configuration)), self.train, self.validation)
-        self.program = supervised(make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=shuffle)
+        self.program = supervised(
+            make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=self.shuffle
+        )
 
-    def plan(self, lanes: int | None) -> Plan:
+    def plan(self) -> Plan:
+        """The plan; where there is a journal, the one that its search began with: another machine's would differ."""
+        lanes = [*self.lanes, *self._fill()]
+        if self.journal is not None and len(self.journal.records) > 1:
+            record = self.journal.records[1]
+            failed = dict(zip(map(int, record["failed"]), record["messages"], strict=True))
+            made = Plan(self._read(record["groups"], lanes), self.epochs, record["expected"], record["work"], failed)
+        else:
+            average = schedules.units_on_average(self.schedule, self.trials, self.epochs)
+            made = self._planned(lanes, range(len(lanes)), average)
+            if self.journal is not None:
+                record = {"expected": average, "work": float(made.work), "groups": self._written(made.groups)}
+                self.journal.append(record | {"failed": list(made.failed), "messages": list(made.failed.values())})
+        made.repeats = self.repeats
+        return made
+
+    def proposals(self, the_plan: Plan) -> Proposals | None:
+        """How a sampler that learns is asked and told, or None for one that has proposed all."""
+        proposer = self.proposer
+        if proposer is None:
+            return None
+        check_count("the sampler's batch", proposer.batch)
+        for group in the_plan.groups:  # planned for other configurations than those that will be proposed
+            group.ids = group.ids[group.ids < len(self.lanes)]
+        the_plan.failed = {i: why for i, why in the_plan.failed.items() if i < len(self.lanes)}
+        journal = self.journal
+        written = [] if journal is None else [record for record in journal.records if "proposed" in record][::-1]
+
+        def ask(count: int) -> None:
+            asked = [self.space.check(configuration) for configuration in proposer.ask(count)]
+            if len(asked) != count:
+                raise ValueError(f"the sampler was asked for {count} configurations, and proposed {len(asked)}")
+            first = len(self.lanes)
+            self.configurations += asked
+            self.lanes += [configuration for configuration in asked for _ in range(self.repeats)]
+            known = written.pop() if written else None
+            mark = _digest_of(asked)
+            if known is not None and known["proposed"] != mark:
+                raise ValueError(
+                    "the sampler proposed other configurations than when the search began: it must draw from its key "
+                    "alone; search into a new folder"
+                )
+            groups = [] if known is None else self._read(known["groups"], self.lanes)
+            homeless = []
+            for i in range(first, len(self.lanes)):
+                kinds = self.space.kinds(self.lanes[i])
+                if fitting := [group for group in the_plan.groups if group.holds(kinds, self.lanes[i])]:
+                    narrowest = min(fitting, key=lambda group: group.seconds)
+                    narrowest.ids = np.append(narrowest.ids, i)
+                else:
+                    homeless.append(i)
+            if known is None:
+                made = self._planned(self.lanes, homeless, the_plan.expected, strict=False)
+                groups, failed = made.groups, made.failed
+                if journal is not None:
+                    record = {"proposed": mark, "groups": self._written(groups)}
+                    journal.append(record | {"failed": list(failed), "messages": list(failed.values())})
+            else:
+                failed = dict(zip(map(int, known["failed"]), known["messages"], strict=True))
+            the_plan.failed |= failed
+            the_plan.groups += groups
+
+        def tell(ids: np.ndarray, curves: np.ndarray, finished: np.ndarray) -> None:
+            own = ids >= self.included
+            if own.any():
+                proposer.tell(ids[own] - self.included, curves[own], finished[own])
+
+        return Proposals(self.trials, proposer.batch, ask, tell)
+
+    def _planned(self, lanes: list[dict[str, Any]], ids: Sequence[int], average: float, strict: bool = True) -> Plan:
+        def check(configuration: Mapping[str, Any]) -> None:
+            if self.make_trial is not None:
+                check_trial(self.make_trial(Hyperparameters(configuration)), self.train, self.validation)
+
         return make_plan(
-            self.program, self.space, self.configurations, self.epochs, lanes=lanes,
-            expected=schedules.units_on_average(self.schedule, len(self.configurations), self.epochs),
+            self.program, self.space, lanes, self.epochs, ids=ids, expected=average, lanes=self.width, check=check,
+            together=None if self.proposer is None else self.proposer.batch * self.repeats, strict=strict,
         )  # fmt: skip
 
-    def journaled_plan(self, lanes: int | None, journal: Journal) -> Plan:
-        """The plan that the journal's search began with, since another machine's would have other chunks."""
-        if len(journal.records) == 1:
-            made = self.plan(lanes)
-            groups = [dataclasses.asdict(group) for group in made.groups]
-            for group in groups:  # what is compiled in can be read off the trials; msgpack knows no tuples
-                group |= {
-                    "static": None,
-                    "sizes": {name: list(map(int, ends)) for name, ends in group["sizes"].items()},
-                }
-                group |= {name: float(group[name]) for name in ("waste", "seconds")}
-                group |= {name: int(group[name]) for name in ("lanes", "bytes")}
-            journal.append({"groups": groups})
-            return made
-        groups = []
-        for record in journal.records[1]["groups"]:
-            first = self.configurations[int(record["ids"][0])]
-            static = {name: first[name] for name, kind in self.space.kinds(first).items() if kind == "static"}
-            sizes = {name: (int(least), int(bound)) for name, (least, bound) in record["sizes"].items()}
-            groups.append(Group(**record | {"static": static, "sizes": sizes}))
-        floats = [name for name, kind in self.space.kinds(self.configurations[0]).items() if kind == "float"]
-        average = schedules.units_on_average(self.schedule, len(self.configurations), self.epochs)
-        return Plan(tuple(groups), floats, self.epochs, average)
+    def _fill(self) -> list[dict[str, Any]]:
+        """What is planned for where a sampler learns: what random search would try."""
+        if self.proposer is None:
+            return []
+        random = samplers.random()(self.space, self.keys.sampler, max(self.trials - self.included, 1))
+        return [configuration for configuration in random for _ in range(self.repeats)]
 
-    def about(self, keep: int, lanes: int | None) -> dict[str, str]:
+    def _written(self, groups: list[Group]) -> list[dict[str, Any]]:
+        """Groups as a journal holds them; what is compiled in is read off a trial, since it may be a function."""
+        rows = []
+        for group in groups:
+            row = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
+            row["sizes"] = {name: list(map(int, ends)) for name, ends in group.sizes.items()}
+            row["static"] = list(group.static)
+            rows.append(row | {"lanes": int(group.lanes), "bytes": int(group.bytes), "waste": float(group.waste)})
+        return rows
+
+    def _read(self, rows: list[dict[str, Any]], lanes: list[dict[str, Any]]) -> list[Group]:
+        groups = []
+        for row in rows:
+            first = lanes[int(row["ids"][0])]
+            static = {name: first[name] for name in row["static"]}
+            sizes = {name: (int(least), int(bound)) for name, (least, bound) in row["sizes"].items()}
+            groups.append(Group(**row | {"static": static, "sizes": sizes, "ids": np.asarray(row["ids"])}))
+        return groups
+
+    def about(self, keep: int) -> dict[str, str]:
         """What a journal knows this search by."""
         from jaxnet import __version__  # when it is used: that module imports this one
 
         entries = {name: _text(entry) for name, entry in self.space.entries.items()}
-        configurations = [[_text(value) for value in c.values()] for c in self.configurations]
+        entries |= {f"where {name}": function_text(where) for name, where in self.space.constraints.items()}
+        sampler = "" if self.proposer is None else f" and those of {type(self.proposer).__name__}"
         about = {
             "versions": f"jaxnet {__version__}, jax {jax.__version__}, optax {optax.__version__}",
             "backend": jax.default_backend(),
-            "space": str(entries), "trials": f"{len(configurations)} {digest(repr(configurations).encode())}",
-            "epochs": str(self.epochs), "schedule": _schedule_text(self.schedule, len(configurations), self.epochs),
+            "space": str(entries), "trials": f"{self.trials} {_digest_of(self.configurations)}{sampler}",
+            "epochs": str(self.epochs), "schedule": _schedule_text(self.schedule, self.trials, self.epochs),
+            "maximize": str(self.maximize), "repeats": str(self.repeats),
             "key": np.asarray(jax.random.key_data(self.keys.trials)).tobytes().hex(),
-            "shuffle": self.shuffle, "keep": str(keep), "lanes": str(lanes),
+            "shuffle": self.shuffle, "keep": str(keep), "lanes": str(self.width),
             "matmul precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
         }  # fmt: skip
         if self.make_trial is None:
@@ -252,27 +400,27 @@ class _Setup:
         data = {"train data": data_text(self.train), "validation data": data_text(self.validation)}
         return about | data | {"trial function": function_text(self.make_trial)}
 
-    def _static(self, configuration):
-        kinds = self.space.kinds(configuration)
-        return [value for name, value in configuration.items() if kinds[name] == "static"]
-
     def result(self, the_plan: Plan, outcome: Any) -> SearchResult:
-        configurations, history = self.configurations, outcome.history
-        trials = len(configurations)
+        configurations, trials = self.configurations, self.trials
+        repeated = {name: values.reshape(trials, self.repeats, -1) for name, values in outcome.history.items()}
+        history = {name: values.mean(axis=1) for name, values in repeated.items()}
+        frozen = outcome.diverged.reshape(trials, -1)
+        diverged = np.where(frozen < 0, np.iinfo(frozen.dtype).max, frozen).min(axis=1)
+        diverged = np.where((frozen < 0).all(axis=1), -1, diverged)
+        messages = {i // self.repeats: why for i, why in the_plan.failed.items()}
         units = np.isfinite(history["score"]).sum(axis=1)
         status = np.where(units < self.epochs, "stopped", "completed")
-        columns = {
-            "id": np.arange(trials),
-            "status": np.where(outcome.diverged < 0, status, "diverged"),
-            "units": units,
-        }
+        status = np.where(diverged < 0, status, "diverged")
+        status[list(messages)] = "failed"
+        fine, last = (diverged < 0) & (units > 0), np.maximum(units, 1) - 1
 
-        def at_the_end(values):
-            return np.where(outcome.diverged < 0, values[np.arange(trials), np.maximum(units, 1) - 1], np.nan)
-
-        columns["score"] = at_the_end(history["score"])
-        columns |= {name: at_the_end(values) for name, values in history.items() if name != "score"}
-        columns["diverged"] = outcome.diverged
+        columns = {"id": np.arange(trials), "status": status, "units": units}
+        for name in ["score", *(name for name in history if name != "score")]:
+            columns[name] = np.where(fine, history[name][np.arange(trials), last], np.nan)
+        if self.repeats > 1:
+            spread = repeated["score"][np.arange(trials), :, last].std(axis=1, ddof=1)
+            columns["score_error"] = np.where(fine, spread / np.sqrt(self.repeats), np.nan)
+        columns["diverged"] = diverged
         names = list(self.space.entries)
         if clash := set(names) & set(columns):
             raise ValueError(f"hyperparameters and measures have the same names: {sorted(clash)}; rename one of them")
@@ -283,25 +431,32 @@ class _Setup:
             numbers = all(isinstance(v, (int, float)) for v in values)
             columns[name] = np.array(values) if numbers else column
         kept = {}
-        for trial_id, trees in outcome.kept.items():
+        for lane, trees in outcome.kept.items():
             if self.make_trial is None:
-                kept[trial_id] = lambda trees=trees: trees
+                kept[lane] = lambda trees=trees: trees
                 continue
-            hp = Hyperparameters(configurations[trial_id])
-            sizes = next(group.sizes for group in the_plan.groups if trial_id in group.ids)
-            kept[trial_id] = kept_network(
+            hp = Hyperparameters(self.lanes[lane])
+            sizes = next(group.sizes for group in the_plan.groups if lane in group.ids)
+            kept[lane] = kept_network(
                 self.make_trial, hp, self.space.kinds(hp), sizes, input_spec(self.train[0]), trees
             )
+        the_plan.groups = [group for group in the_plan.groups if len(group.ids)]
         return SearchResult(
             columns, history, names, plan=the_plan, kept=kept, retrain=self._retrain if self.make_trial else None,
+            maximize=self.maximize, messages=messages, repeated=repeated,
             compile_seconds=outcome.compile_seconds, run_seconds=outcome.run_seconds,
         )  # fmt: skip
 
-    def _retrain(self, trial_id: int, units: int) -> Network:
+    def _retrain(self, lane: int, units: int) -> tuple[Network, dict[str, np.ndarray]]:
+        """The network of a lane trained again alone, and its curves."""
         assert self.make_trial is not None
-        made = self.make_trial(Hyperparameters(self.configurations[trial_id]))
-        fitted = fit(made, self.train, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=trial_id)
-        return Network(made.net, *jax.device_get((fitted.params, fitted.state)))
+        made = self.make_trial(Hyperparameters(self.lanes[lane]))
+        fitted = fit(made, self.train, self.validation, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=lane)
+        return Network(made.net, *jax.device_get((fitted.params, fitted.state))), fitted.curve
+
+
+def _digest_of(configurations: Iterable[Mapping[str, Any]]) -> str:
+    return digest(repr([[_text(value) for value in c.values()] for c in configurations]).encode())
 
 
 def _text(value: Any) -> str:

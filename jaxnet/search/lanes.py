@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +33,19 @@ class Lane(NamedTuple):
 
     carry: Any
     diverged: Any
+
+
+class Proposals(NamedTuple):
+    """Where a search's configurations come from when the sampler learns from scores.
+
+    ``trials`` is how many there will be, ``batch`` how many are proposed at once; ``ask(count)`` adds so many to the
+    configurations and the plan; ``tell(ids, curves, finished)`` is the sampler's.
+    """
+
+    trials: int
+    batch: int
+    ask: Callable[[int], None]
+    tell: Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 
 
 @dataclasses.dataclass
@@ -58,6 +75,8 @@ def run_plan(
     keep: int = 0,
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
+    maximize: bool = False,
+    proposals: Proposals | None = None,
 ) -> Outcome:
     """Runs a plan's trials, chunk by chunk, on a CPU as many chunks at once as it has cores.
 
@@ -65,14 +84,21 @@ def run_plan(
     thread, and nothing needs a lock); other threads only wait, for the compiler and for units that run.
 
     Args:
-      program, plan, configurations, keys: what runs, and the streams it draws from.
+      program, plan, configurations, keys: what runs, and the streams it draws from. With ``plan.repeats``, each
+        configuration stands there so many times in a row, and is one trial to the schedule, with the mean score.
       schedule: who trains on; the default is all, for all units.
       journal: what was finished before, and where what finishes is written down.
       keep: how many of the best trials' carries come to the host, of those that trained for all units.
       extract: what of a carry is kept.
       progress: told of every unit.
+      maximize: whether higher scores are better.
+      proposals: where configurations come from that aren't there yet.
+
+    Raises:
+      KeyboardInterrupt: on a signal to stop, with a journal as soon as the units that run are over and written down;
+        a second signal, or one without a journal, raises it at once.
     """
-    run = _Run(program, plan, configurations, keys, keep, extract, progress, journal)
+    run = _Run(program, plan, configurations, keys, keep, extract, progress, journal, maximize, proposals)
     return run.to_its_end(schedule or full())
 
 
@@ -109,9 +135,9 @@ class _Batch:
     rung: Rung
 
     @property
-    def program(self) -> tuple[int, int]:
+    def program(self) -> tuple[Group, int]:
         """What its compiled program is known by: the group, and for how many lanes."""
-        return id(self.group), self.lanes
+        return self.group, self.lanes
 
 
 @dataclasses.dataclass(eq=False)
@@ -127,24 +153,32 @@ class _Chunk:
 
 
 class _Run:
-    """The run of a plan: which programs compile, which chunks wait, which run, and what came out so far."""
+    """The run of a plan: which programs compile, which chunks wait, which run, and what came out so far.
+
+    ``ids`` are those of lanes: of trials, or with several seeds a configuration ``trial * repeats + seed``.
+    """
 
     def __init__(
-        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress, journal
-    ):
-        trials = len(configurations)
+        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress,
+        journal: Journal | None, maximize: bool, proposals: Proposals | None,
+    ):  # fmt: skip
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
-        self.keep, self.extract, self.journal = keep, extract, journal
-        self.progress = progress or Progress(trials, plan.units, show=False)
-        self.outcome = Outcome({"score": np.full((trials, plan.units), np.nan)}, np.full(trials, -1), {})
-        self.units = np.zeros(trials, int)  # that each trial has trained for
-        self.parked: dict[int, Any] = {}  # of trials that may go on, the lane on the host, or the file it is in
-        self.work, self.done, self.finished = sum(group.seconds for group in plan.groups), 0.0, 0
-        self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups))
+        self.keep, self.extract, self.journal, self.proposals = keep, extract, journal, proposals
+        self.sign, self.repeats = -1 if maximize else 1, plan.repeats
+        self.trials = proposals.trials if proposals else len(configurations) // plan.repeats
+        lanes = self.trials * plan.repeats
+        self.progress = progress or Progress(lanes, plan.units, show=False)
+        self.outcome = Outcome({"score": np.full((lanes, plan.units), np.nan)}, np.full(lanes, -1), {})
+        self.units = np.zeros(lanes, int)  # that each has trained for
+        self.reached = np.zeros(self.trials, int)  # units to which the schedule has sent each trial
+        self.rung = np.zeros(lanes, int)  # which of the rungs that train side by side each is in
+        self.parked: dict[int, Any] = {}  # of those that may go on, the lane on the host, or the file it is in
+        self.done, self.finished, self.stopping = 0.0, 0, False
+        self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups) or lanes)
         self.memory = free_memory() // self.at_once
-        self.most = {id(group): group.lanes for group in plan.groups}
+        self.most: dict[int, int] = {}  # of the plan's groups, lanes, where fewer than planned fit
         self.batches: collections.deque[_Batch] = collections.deque()
-        self.programs: dict[tuple[int, int], tuple[Any, Any]] = {}  # of a group, for so many lanes
+        self.programs: dict[tuple[Group, int], tuple[Any, Any]] = {}  # of a group, for so many lanes
         self.compiling: dict[concurrent.futures.Future, list[_Batch]] = {}
         self.ready: collections.deque[_Chunk] = collections.deque()
         self.running: dict[concurrent.futures.Future, _Chunk] = {}
@@ -155,58 +189,128 @@ class _Run:
             self._restore(journal)
 
     def to_its_end(self, schedule: Schedule) -> Outcome:
-        steps = schedule.rungs(len(self.configurations), self.plan.units)
+        steps = schedule.rungs(self.trials, self.plan.units)
         self.compilers = concurrent.futures.ThreadPoolExecutor(min(4, cores()), "jaxnet-compile")
         self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
         try:
-            rungs = next(steps, None)
-            while rungs is not None:
-                self._train(rungs)
-                try:
-                    rungs = steps.send(self.outcome.history["score"].copy())
-                except StopIteration:
-                    rungs = None
+            with self._stopping_in_good_order():
+                rungs = next(steps, None)
+                while rungs is not None:
+                    self.finished = (self.trials - sum(len(rung.ids) for rung in rungs)) * self.repeats
+                    for ids in self._parts(rungs):
+                        self._train(rungs, ids)
+                    try:
+                        rungs = steps.send(self._seen())
+                    except StopIteration:
+                        rungs = None
         finally:
             self.compilers.shutdown(cancel_futures=True)
             self.runners.shutdown(cancel_futures=True)
+        kept = self.outcome.kept
+        for group in self.plan.groups:  # those that were kept before a kill are in files
+            for i in set(group.ids.tolist()) & {i for i, trees in kept.items() if isinstance(trees, str)}:
+                lane = jax.eval_shape(self.extract, _lane_shape(self.program, group, self.keys).carry)
+                assert self.journal is not None
+                kept |= self.journal.load(kept[i], {i: lane})
         return self.outcome
 
-    def _train(self, rungs: Sequence[Rung]) -> None:
-        """Trains the trials of rungs, side by side, to the end of each."""
-        self.batches.extend(self._cut_rungs(rungs))
-        self.finished = len(self.configurations) - sum(len(rung.ids) for rung in rungs)
+    def _parts(self, rungs: Sequence[Rung]) -> Iterator[np.ndarray]:
+        """The trials of rungs in parts that train one after the other: all, or as they are proposed."""
+        ids = np.sort(np.concatenate([rung.ids for rung in rungs]))
+        if self.proposals is None:
+            yield ids
+            return
+        while len(ids):
+            known = len(self.configurations) // self.repeats
+            if ids[-1] >= known and (missing := int(ids[-1]) + 1 - known):
+                self.proposals.ask(min(self.proposals.batch, missing))
+                known = len(self.configurations) // self.repeats
+            part, ids = ids[ids < known], ids[ids >= known]
+            if len(part):
+                yield part
+                self.proposals.tell(part, *self._told(part))
+
+    def _told(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Curves of trials and which are finished, as a proposer is told."""
+        curves = self._seen()[ids, : max(int(self.reached[ids].max()), 1)]
+        lost = (self.outcome.diverged.reshape(self.trials, -1)[ids] >= 0).any(axis=1)
+        lost |= np.isin(ids * self.repeats, list(self.plan.failed))
+        trained = np.arange(curves.shape[1]) < self.reached[ids][:, None]
+        curves = np.where(lost[:, None] & trained & np.isnan(curves), np.inf, curves)
+        return curves, lost | (self.reached[ids] >= self.plan.units)
+
+    def _seen(self) -> np.ndarray:
+        """Scores ``[trials, units]`` as far as the schedule has sent each trial, lower is better, NaN elsewhere."""
+        # After a kill more may be known than was when the schedule decided.
+        scores = self.sign * self.outcome.history["score"].reshape(self.trials, self.repeats, -1).mean(axis=1)
+        return np.where(np.arange(self.plan.units) < self.reached[:, None], scores, np.nan)
+
+    @contextlib.contextmanager
+    def _stopping_in_good_order(self) -> Iterator[None]:
+        """With a journal, an interrupt lets the units that run come to their end; the second one doesn't wait."""
+        if self.journal is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+            print("Stopping when the units that run are over; interrupt again to stop at once", file=sys.stderr)
+
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _train(self, rungs: Sequence[Rung], ids: np.ndarray) -> None:
+        """Trains those of the trials that are in rungs, side by side, to the end of each."""
+        for number, rung in enumerate(rungs):
+            inside = rung.ids[np.isin(rung.ids, ids)]
+            lanes = self._lane_ids(inside)
+            self.rung[lanes], self.reached[inside] = number, rung.units
+            self.batches.extend(self._cut_rung(rung, lanes))
+        order = {id(group): i for i, group in enumerate(self.plan.groups)}
+        self.batches = collections.deque(sorted(self.batches, key=lambda batch: order[id(batch.group)]))
         while self.batches or self.compiling or self.ready or self.running:
             started, idle = time.perf_counter(), not self.running
+            if self.stopping and idle:
+                raise KeyboardInterrupt
             self._go_on()
             self._await()
             elapsed = time.perf_counter() - started
             self.outcome.compile_seconds += idle * elapsed
             self.outcome.run_seconds += (not idle) * elapsed
 
-    def _cut_rungs(self, rungs: Sequence[Rung]) -> Iterator[_Batch]:
-        """What takes longest first, as in the plan."""
+    def _lane_ids(self, trials: np.ndarray) -> np.ndarray:
+        return (np.asarray(trials)[:, None] * self.repeats + np.arange(self.repeats)).ravel()
+
+    def _cut_rung(self, rung: Rung, ids: np.ndarray) -> Iterator[_Batch]:
+        """Batches of lanes of a rung."""
         for group in self.plan.groups:
-            for rung in rungs:
-                mine = group.ids[np.isin(group.ids, rung.ids)]
-                # As many lanes as for all of them, also where some had finished when the search was killed.
-                lanes = self._lanes(group, len(mine), rung.units)
-                mine = mine[(self.outcome.diverged[mine] < 0) & (self.units[mine] < rung.units)]
-                for start in np.unique(self.units[mine]):
-                    yield _Batch(group, lanes, mine[self.units[mine] == start], int(start), rung)
+            mine = group.ids[np.isin(group.ids, ids)]
+            # As many lanes as for all of them, also where some had finished when the search was killed.
+            lanes = self._lanes(group, len(mine), rung.units)
+            mine = mine[(self.outcome.diverged[mine] < 0) & (self.units[mine] < rung.units)]
+            for start in np.unique(self.units[mine]):
+                yield _Batch(group, lanes, mine[self.units[mine] == start], int(start), rung)
 
     def _lanes(self, group: Group, count: int, units: int) -> int:
         """The group's lanes, or half, a quarter, ... of them for fewer trials, where that saves more than compiling."""
-        lanes = most = self.most[id(group)]
+        lanes = most = self.most.get(self.plan.groups.index(group), group.lanes)
         while lanes > 1 and -(-lanes // 2) >= count:
             lanes = -(-lanes // 2)
         saved = (most - lanes) * units * self._unit_seconds(group)
         return lanes if saved > compile_seconds() else most
 
     def _unit_seconds(self, group: Group) -> float:
-        return group.seconds / len(group.ids) / self.plan.expected
+        return group.seconds / self.plan.expected
 
     def _go_on(self) -> None:
         """Starts to run and to compile what may start now."""
+        if self.stopping:
+            return
         while self.ready and len(self.running) < self.at_once and not (self.take_turns and self.compiling):
             self._start(self.ready.popleft())
         if self.take_turns and (self.running or self.compiling):
@@ -237,7 +341,7 @@ class _Run:
             if waiting[0].program == batch.program:
                 waiting.append(batch)
                 return
-        lowered = _lower(self.program, self.plan, batch.group, batch.lanes, self.keys)
+        lowered = _lower(self.program, batch.group, batch.lanes, self.keys)
         self.compiling[self.compilers.submit(lowered)] = [batch]
 
     def _compiled(self, batches: list[_Batch], compiled: tuple[Any, Any]) -> None:
@@ -263,7 +367,7 @@ class _Run:
                 values[name] = group.static[name]
             else:
                 values[name] = np.array(column, np.float32)
-        hp = Hyperparameters({name: values[name] for name in group.structure(self.plan.floats)})
+        hp = Hyperparameters({name: values[name] for name in group.structure()})
         chunk.arguments = hp, padded.astype(np.int32), self.keys.trials
         if chunk.unit:
             self._fetch(group, chunk.ids.tolist())
@@ -276,7 +380,7 @@ class _Run:
         self.running[self.runners.submit(_unit, chunk, np.int32(chunk.unit), *rest)] = chunk
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
-        share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.work
+        share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
         rung = chunk.batch.rung
         try:
             going = self._record(chunk, future.result())
@@ -290,20 +394,24 @@ class _Run:
             return
         chunk.unit += 1
         self.done += share
-        if chunk.unit < rung.units and going:
+        if chunk.unit < rung.units and going and not self.stopping:
             self._advance(chunk)
             return
-        self.done += share * (rung.units - chunk.unit)
-        self.units[chunk.ids] = rung.units
+        if not going:  # nothing is left to train
+            self.done += share * (rung.units - chunk.unit)
+            chunk.unit = rung.units
+        self.units[chunk.ids] = chunk.unit
         for i in chunk.ids.tolist():
             self.parked.pop(i, None)
         parked, kept = [], []
-        if rung.units == self.plan.units:
+        if chunk.unit < rung.units:  # interrupted
+            parked = self._copy(chunk, [i for i in chunk.ids.tolist() if self.outcome.diverged[i] < 0])
+        elif rung.units == self.plan.units:
             self.finished += len(chunk.ids)
             if self.keep:
-                kept = _keep_best(self.outcome, chunk.ids, chunk.lane, self.keep, self.extract)
+                kept = self._keep_best(chunk)
         elif rung.promoted:
-            parked = self._park(chunk)
+            parked = self._park(chunk, rung.promoted)
         if self.journal is not None:
             self._write_down(self.journal, chunk, parked, kept)
         self.progress.chunk(self.finished, self.done)
@@ -318,14 +426,14 @@ class _Run:
         for name, value in measures.items():
             column = outcome.history.setdefault(name, np.full_like(outcome.history["score"], np.nan))
             column[ids, chunk.unit] = np.where(going, value, np.nan)
-        self.progress.unit(self.done, float(np.min(measures["score"], where=going, initial=np.inf)))
+        self.progress.unit(self.done, float(np.min(self.sign * measures["score"], where=going, initial=np.inf)))
         return bool(going.any())
 
     def _write_down(self, journal: Journal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
         """What a chunk's rung gave: its lanes first, then the record by which they are known."""
-        outcome, ids, batch = self.outcome, chunk.ids, chunk.batch
+        outcome, ids = self.outcome, chunk.ids
         record = {
-            "ids": ids, "units": batch.rung.units, "diverged": outcome.diverged[ids], "parked": parked, "kept": kept,
+            "ids": ids, "units": chunk.unit, "diverged": outcome.diverged[ids], "parked": parked, "kept": kept,
             "history": {name: values[ids] for name, values in outcome.history.items()},
         }  # fmt: skip
         for role, trees in (("parked", self.parked), ("kept", outcome.kept)):
@@ -339,7 +447,8 @@ class _Run:
         outcome, scores = self.outcome, self.outcome.history["score"]
         for record in journal.records[2:]:
             if "most" in record:
-                self.most[id(self.plan.groups[record["group"]])] = record["most"]
+                self.most[record["group"]] = record["most"]
+            if "ids" not in record:
                 continue
             ids = np.asarray(record["ids"])
             self.units[ids] = record["units"]
@@ -350,12 +459,7 @@ class _Run:
                 self.parked.pop(i, None)
             self.parked |= dict.fromkeys(record["parked"], _lanes_file(record, "parked"))
             outcome.kept |= dict.fromkeys(record["kept"], _lanes_file(record, "kept"))
-        best = _best(list(outcome.kept), scores[:, -1], self.keep)
-        for group in self.plan.groups:
-            if inside := set(best) & set(group.ids.tolist()):
-                lane = jax.eval_shape(self.extract, _lane_shape(self.program, self.plan, group, self.keys).carry)
-                outcome.kept |= {i: journal.load(outcome.kept[i], {i: lane})[i] for i in inside}
-        outcome.kept = {i: outcome.kept[i] for i in best}
+        outcome.kept = {i: outcome.kept[i] for i in self._leaders(list(outcome.kept), self.plan.units, self.keep)}
 
     def _forget_files(self, journal: Journal) -> None:
         """Removes files of lanes that have all gone on, or are no longer among the best."""
@@ -374,29 +478,62 @@ class _Run:
                 files.setdefault(self.parked[i], []).append(i)
         for name, inside in files.items():
             assert self.journal is not None
-            lane = _lane_shape(self.program, self.plan, group, self.keys)
+            lane = _lane_shape(self.program, group, self.keys)
             self.parked |= self.journal.load(name, dict.fromkeys(inside, lane))
 
-    def _park(self, chunk: _Chunk) -> list[int]:
-        """Copies to the host the lanes that may be promoted, and forgets those that no longer may; the new ids."""
-        scores, rung = self.outcome.history["score"][:, chunk.unit - 1], chunk.batch.rung
-        own = [i for i in self.parked if self.units[i] == rung.units and i in rung.ids]
-        best = _best([*own, *chunk.ids.tolist()], scores, rung.promoted)
+    def _park(self, chunk: _Chunk, count: int) -> list[int]:
+        """Copies to the host those lanes of a chunk that may be promoted, and forgets others of its rung that no longer
+        may; the new ids."""
+        rung = self.rung[chunk.ids[0]]
+        own = [i for i in self.parked if self.rung[i] == rung and self.units[i] == chunk.unit]
+        best = self._leaders([*own, *chunk.ids.tolist()], chunk.unit, count)
         for i in set(own) - set(best):
             del self.parked[i]
-        if new := [i for i in best if i not in self.parked]:
-            lanes, ids = jax.device_get(chunk.lane), chunk.ids.tolist()
-            for i in new:  # copies, so that one lane doesn't hold the memory of all
-                place = ids.index(i)
+        return self._copy(chunk, [i for i in best if i not in self.parked])
+
+    def _copy(self, chunk: _Chunk, ids: list[int]) -> list[int]:
+        if ids:
+            lanes, inside = jax.device_get(chunk.lane), chunk.ids.tolist()
+            for i in ids:  # copies, so that one lane doesn't hold the memory of all
+                place = inside.index(i)
                 self.parked[i] = jax.tree.map(lambda leaf, place=place: leaf[place].copy(), lanes)
+        return ids
+
+    def _keep_best(self, chunk: _Chunk) -> list[int]:
+        """Copies to the host what is kept of the lanes among the best so far, and forgets worse ones; the new ids."""
+        kept, ids = self.outcome.kept, chunk.ids.tolist()
+        best = self._leaders([*kept, *ids], chunk.unit, self.keep)
+        new = [i for i in best if i not in kept]
+        self.outcome.kept = kept = {i: kept[i] for i in best if i in kept}
+        if new:
+            places = np.resize([ids.index(i) for i in new], min(self.keep * self.repeats, len(ids)))
+            trees = jax.device_get(_take(self.extract(chunk.lane.carry), places))
+            for place, i in enumerate(new):
+                kept[i] = jax.tree.map(lambda leaf, place=place: leaf[place], trees)
         return new
+
+    def _leaders(self, ids: Sequence[int], units: int, count: int) -> list[int]:
+        """Of lanes after so many units those of the ``count`` best trials, ties by id, without any that diverged.
+
+        A trial counts with the mean over its seeds; while some of them are on their way it may still be among the best.
+        """
+        trials = np.unique(np.array(ids, int) // self.repeats)
+        lanes = self._lane_ids(trials).reshape(-1, self.repeats)
+        scores = self.sign * self.outcome.history["score"][lanes, units - 1].mean(axis=1)
+        waiting = ((self.units[lanes] < units) & (self.outcome.diverged[lanes] < 0)).any(axis=1)
+        finite = np.flatnonzero(np.isfinite(scores) & ~waiting)
+        best = [*trials[finite[np.argsort(scores[finite], kind="stable")]][:count], *trials[waiting]]
+        place = {trial: i for i, trial in enumerate(best)}
+        scores = self.outcome.history["score"]
+        inside = [i for i in ids if i // self.repeats in place and np.isfinite(scores[i, units - 1])]
+        return sorted(inside, key=lambda i: (place[i // self.repeats], i))
 
     def _halve(self, batch: _Batch, ids: np.ndarray) -> None:
         """For lanes that don't fit: the trials again, in half as many."""
         lanes = -(-batch.lanes // 2)
-        self.most[id(batch.group)] = min(self.most[id(batch.group)], lanes)
+        group = self.plan.groups.index(batch.group)
+        self.most[group] = min(self.most.get(group, lanes), lanes)
         if self.journal is not None:
-            group = next(i for i, group in enumerate(self.plan.groups) if group is batch.group)
             self.journal.append({"group": group, "most": lanes})
         self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))
 
@@ -410,7 +547,7 @@ def _unit(chunk: _Chunk, unit: np.int32, *rest: Any) -> dict[str, np.ndarray]:
     return jax.device_get(measures)
 
 
-def _lower(program: Program, plan: Plan, group: Group, lanes: int, keys: Keys) -> Callable[[], tuple[Any, Any]]:
+def _lower(program: Program, group: Group, lanes: int, keys: Keys) -> Callable[[], tuple[Any, Any]]:
     """Traces a group's programs now and here, since JAX's configuration is local to a thread; the call compiles."""
 
     def start(hp, trial_id, trials_key):
@@ -437,7 +574,7 @@ def _lower(program: Program, plan: Plan, group: Group, lanes: int, keys: Keys) -
         diverged = jnp.where(lane.diverged < 0, noticed, lane.diverged)
         return Lane(carry, diverged), measures | {"diverged": diverged}
 
-    hp = jax.tree.map(lambda a: jax.ShapeDtypeStruct((lanes, *a.shape), a.dtype), group.structure(plan.floats))
+    hp = jax.tree.map(lambda a: jax.ShapeDtypeStruct((lanes, *a.shape), a.dtype), group.structure())
     ids, unit = jax.ShapeDtypeStruct((lanes,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     key = keys.trials
     rest = () if program.feed is None else (program.feed(0),)
@@ -462,31 +599,14 @@ def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Cal
     return one
 
 
-def _keep_best(outcome: Outcome, ids: np.ndarray, lane: Lane, keep: int, extract: Callable[[Any], Any]) -> list[int]:
-    """Copies to the host what is kept of the chunk's lanes that are among the best so far, and forgets worse ones.
-
-    Returns the ids of what is new.
-    """
-    best = _best([*outcome.kept, *ids.tolist()], outcome.history["score"][:, -1], keep)
-    outcome.kept = {i: outcome.kept[i] for i in best if i in outcome.kept}
-    new = [i for i in best if i not in outcome.kept]
-    if not new:
-        return []
-    places = np.resize([ids.tolist().index(i) for i in new], min(keep, len(ids)))
-    trees = jax.device_get(_take(extract(lane.carry), places))
-    for place, i in enumerate(new):
-        outcome.kept[i] = jax.tree.map(lambda leaf, place=place: leaf[place], trees)
-    return new
-
-
 def _lanes_file(record: Mapping[str, Any], role: str) -> str:
     """Where a record's lanes are."""
     return f"{role}-{record['units']}-{int(record['ids'][0])}"
 
 
-def _lane_shape(program: Program, plan: Plan, group: Group, keys: Keys) -> Lane:
+def _lane_shape(program: Program, group: Group, keys: Keys) -> Lane:
     """One lane of a group, as shapes."""
-    carry = jax.eval_shape(lambda hp, key: program.init(hp, key), group.structure(plan.floats), keys.trials)
+    carry = jax.eval_shape(lambda hp, key: program.init(hp, key), group.structure(), keys.trials)
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(carry)):
         raise TypeError("a journal can't hold typed PRNG keys; let the program carry jax.random.key_data(key)")
     return Lane(carry, jax.ShapeDtypeStruct((), jnp.int32))
@@ -494,11 +614,6 @@ def _lane_shape(program: Program, plan: Plan, group: Group, keys: Keys) -> Lane:
 
 def _stack(*leaves: Any) -> Any:
     return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)  # PRNG keys stay JAX's
-
-
-def _best(ids: Sequence[int], scores: np.ndarray, count: int) -> list[int]:
-    """The trials with the lowest scores, ties by id; those that diverged are not among them."""
-    return sorted([i for i in ids if np.isfinite(scores[i])], key=lambda i: (scores[i], i))[:count]
 
 
 @jax.jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,17 +21,19 @@ CPU_CACHE = 2**20  # bytes of lanes in one program that stay in the cache of a c
 MOST_BLOCKS = 48  # candidates for where to cut a sorted list of trials
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class Group:
     """Trials that share one compiled program.
 
-    ``ids`` are the trials; ``static`` the values compiled in; ``sizes`` by name ``(least, bound)``, the smallest value
-    in the group and the padded width; ``lanes`` how many run at once; ``bytes`` an estimate of what they hold, from
-    above; ``waste`` the share of arithmetic spent on padding; ``seconds`` a rough estimate of its run.
+    ``ids`` are the trials, which a sampler that learns adds to; ``static`` the values compiled in; ``floats`` the names
+    of traced numbers; ``sizes`` by name ``(least, bound)``, the smallest value in the group and the padded width;
+    ``lanes`` how many run at once; ``bytes`` an estimate of what they hold, from above; ``waste`` the share of
+    arithmetic spent on padding; ``seconds`` a rough estimate of one trial's run.
     """
 
     ids: np.ndarray
     static: dict[str, Any]
+    floats: list[str]
     sizes: dict[str, tuple[int, int]]
     lanes: int
     bytes: int
@@ -43,23 +45,42 @@ class Group:
         """How many times the program runs through all units."""
         return -(-len(self.ids) // self.lanes)
 
-    def structure(self, floats: list[str]) -> Hyperparameters:
+    @property
+    def total(self) -> float:
+        """A rough estimate of the run of all its trials, in seconds."""
+        return self.seconds * len(self.ids)
+
+    def structure(self) -> Hyperparameters:
         """The hyperparameters of one lane as shapes."""
         leasts, bounds = zip(*self.sizes.values(), strict=True) if self.sizes else ((), ())
-        return structure(self.static, floats, list(self.sizes), bounds, leasts)
+        return structure(self.static, self.floats, list(self.sizes), bounds, leasts)
+
+    def holds(self, kinds: Mapping[str, str], configuration: Mapping[str, Any]) -> bool:
+        """Whether the compiled program can run such a trial."""
+        own = dict.fromkeys(self.floats, "float") | dict.fromkeys(self.sizes, "size")
+        own |= dict.fromkeys(self.static, "static")
+        return (
+            own == dict(kinds)
+            and all(least <= configuration[name] <= bound for name, (least, bound) in self.sizes.items())
+            and all(_same(configuration[name], value) for name, value in self.static.items())
+        )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Plan:
     """The groups of a search in the order in which they run; ``str`` of it is a table.
 
-    ``units`` is the most that a trial trains, ``expected`` what it does on average.
+    ``units`` is the most that a trial trains, ``expected`` what it does on average; ``work`` a rough estimate of the
+    run of all groups one after the other, in seconds; ``failed`` has by trial why it can't be trained; ``repeats`` is
+    how many seeds each configuration has, each a trial here.
     """
 
-    groups: tuple[Group, ...]
-    floats: list[str]
+    groups: list[Group]
     units: int
     expected: float
+    work: float
+    failed: dict[int, str] = dataclasses.field(default_factory=dict)
+    repeats: int = 1
 
     def __repr__(self) -> str:
         return f"Plan({self.trials} trials, {self.units} units, {len(self.groups)} compiled programs)"
@@ -72,12 +93,10 @@ class Plan:
     @property
     def waste(self) -> float:
         """The share of arithmetic spent on padding, over all groups."""
-        seconds = sum(group.seconds for group in self.groups)
-        return sum(group.waste * group.seconds for group in self.groups) / seconds
+        return sum(group.waste * group.total for group in self.groups) / self.work if self.work else 0.0
 
     def __str__(self) -> str:
         rows = [("group", "trials", "sizes", "compiled in", "lanes", "chunks", "padding", "bytes", "cost")]
-        total = sum(group.seconds for group in self.groups)
         for i, group in enumerate(self.groups):
             sizes = ", ".join(
                 f"{n} {low}-{high}" if low < high else f"{n} {high}" for n, (low, high) in group.sizes.items()
@@ -86,18 +105,22 @@ class Plan:
             rows.append(
                 (
                     str(i + 1), str(len(group.ids)), sizes or "-", static or "-", str(group.lanes), str(group.chunks),
-                    f"{group.waste:.0%}", _bytes(group.bytes), f"{group.seconds / total:.0%}",
+                    f"{group.waste:.0%}", _bytes(group.bytes), f"{group.total / self.work:.0%}",
                 )
             )  # fmt: skip
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
-        most = max(group.bytes for group in self.groups)
+        most = max((group.bytes for group in self.groups), default=0)
         of = f"{self.units}" if self.expected == self.units else f"{self.expected:.3g} (at most {self.units})"
+        seeds = (
+            "" if self.repeats == 1 else f" ({self.trials // self.repeats} configurations, {self.repeats} seeds each)"
+        )
         head = (
-            f"{self.trials} trials of {of} units: {len(self.groups)} compiled programs, "
+            f"{self.trials} trials{seeds} of {of} units: {len(self.groups)} compiled programs, "
             f"{self.waste:.0%} of the arithmetic is padding, at most {_bytes(most)} at once"
         )
-        return "\n".join([head, *lines])
+        failed = [f"{len(self.failed)} trials fail: {next(iter(self.failed.values()))}"] if self.failed else []
+        return "\n".join([head, *lines, *failed])
 
 
 def make_plan(
@@ -106,9 +129,13 @@ def make_plan(
     configurations: Sequence[Mapping[str, Any]],
     units: int,
     *,
+    ids: Sequence[int] | None = None,
     expected: float | None = None,
     memory: int | None = None,
     lanes: int | None = None,
+    together: int | None = None,
+    check: Callable[[Mapping[str, Any]], None] = lambda configuration: None,
+    strict: bool = True,
 ) -> Plan:
     """Groups trials by what must be static, sorts each group by cost and cuts it where padding costs most.
 
@@ -118,36 +145,70 @@ def make_plan(
     Args:
       program, space, configurations: what runs; trial i is ``configurations[i]``.
       units: of budget for each trial, at most.
+      ids: the trials to plan for; the default is all.
       expected: of budget for each trial on average, where a schedule stops some; the default is ``units``.
       memory: bytes for the lanes that run at once; the default is what the device has free, with a margin.
       lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests.
+      together: how many trials there are at a time, at most, where not all of them are known from the start.
+      check: called with one trial's configuration of those that have the same static values; raises if no trial can be
+        made of it. Such trials, and those whose program can't be traced, are in ``failed``.
+      strict: whether to raise what the first trial raised, if all fail.
     """
     feed = None if program.feed is None else program.feed(0)
     memory = free_memory() if memory is None else memory
     expected = float(units if expected is None else expected)
-    by_static: dict[tuple, list[int]] = {}
-    kinds = [space.kinds(configuration) for configuration in configurations]
-    for i, configuration in enumerate(configurations):
-        values = [
-            (name, type(configuration[name]), configuration[name]) for name, k in kinds[i].items() if k == "static"
-        ]
-        by_static.setdefault((tuple(kinds[i].items()), tuple(values)), []).append(i)
-
-    groups, floats = [], [name for name, kind in kinds[0].items() if kind == "float"]
-    for (kind, values), members in by_static.items():
-        sizes = [name for name, k in kind if k == "size"]
-        if [name for name, k in kind if k == "float"] != floats:
-            raise ValueError("the kind of a hyperparameter (float, size or static) must not depend on other ones")
+    groups, failed, errors = [], {}, []
+    for (kinds, values), members in _by_static(space, configurations, ids).items():
         static = {name: value for name, _, value in values}
+        floats, sizes = ([name for name, k in kinds if k == kind] for kind in ("float", "size"))
         own = np.array([[configurations[i][name] for name in sizes] for i in members], int).reshape(len(members), -1)
         ranges = {name: (own[:, j].min(), own[:, j].max()) for j, name in enumerate(sizes)}
-        model = CostModel(program, static, floats, ranges, feed)
-        groups += _cut(model, static, sizes, own, np.array(members), expected, memory, lanes)
-    groups.sort(key=lambda group: -group.seconds / group.chunks)  # what takes longest first, so that no core ends alone
-    return Plan(tuple(groups), floats, units, expected)
+        try:
+            check(configurations[members[0]])
+            model = CostModel(program, static, floats, ranges, feed)
+        except Exception as error:
+            errors.append(error)
+            failed |= dict.fromkeys(members, message(error))
+            continue
+        groups += _cut(model, static, floats, sizes, own, np.array(members), expected, memory, lanes, together)
+    if errors and not groups and strict:
+        raise errors[0]
+    groups.sort(key=lambda group: -group.total / group.chunks)  # what takes longest first, so that no core ends alone
+    return Plan(groups, units, expected, sum(group.total for group in groups), dict(sorted(failed.items())))
 
 
-def _cut(model: CostModel, static, sizes, own, ids, units: float, memory: int, lanes: int | None) -> list[Group]:
+def message(error: Exception) -> str:
+    """An error as it stands in a table."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _by_static(space: Space, configurations: Sequence[Mapping[str, Any]], ids: Sequence[int] | None):
+    """Trials by the kinds of their hyperparameters and the values of those that are static."""
+    trials: dict[tuple, list[int]] = {}
+    kinds: dict[str, str] = {}
+    names, items = [], ()
+    for i in range(len(configurations)) if ids is None else ids:
+        configuration = configurations[i]
+        if not kinds or not space.independent:
+            kinds = space.kinds(configuration)
+            names, items = [name for name, kind in kinds.items() if kind == "static"], tuple(kinds.items())
+        values = tuple([(name, type(configuration[name]), configuration[name]) for name in names])
+        trials.setdefault((items, values), []).append(i)
+    return trials
+
+
+def _cut(
+    model: CostModel,
+    static,
+    floats,
+    sizes,
+    own,
+    ids,
+    units: float,
+    memory: int,
+    lanes: int | None,
+    together: int | None,
+) -> list[Group]:
     alone = _seconds(model(own, own)) * units
     order = np.lexsort((ids, alone))
     own, ids, alone = own[order], ids[order], alone[order]
@@ -172,16 +233,17 @@ def _cut(model: CostModel, static, sizes, own, ids, units: float, memory: int, l
         high, low = own[members].max(axis=0), own[members].min(axis=0)
         cost = model(high[None], low[None])[0]
         count = edges[end] - edges[start]
-        width = lanes or _lanes(cost, count, memory)
-        seconds = float(_seconds(cost[None])[0]) * units * count
+        width = lanes or _lanes(cost, min(count, together or count), memory)
+        seconds = float(_seconds(cost[None])[0]) * units
         groups.append(
             Group(
                 ids=ids[members],
                 static=static,
+                floats=floats,
                 sizes={name: (int(low[j]), int(high[j])) for j, name in enumerate(sizes)},
                 lanes=min(width, count),
                 bytes=int(_held(cost) * min(width, count)),
-                waste=max(0.0, 1 - float(alone[members].sum()) / seconds),
+                waste=max(0.0, 1 - float(alone[members].mean()) / seconds),
                 seconds=seconds,
             )
         )
@@ -195,6 +257,10 @@ def _lanes(cost: np.ndarray, count: int, memory: int) -> int:
     if jax.default_backend() == "cpu":
         most = max(1, min(most, int(CPU_CACHE // cost[2]), -(-count // cores())))
     return min(range(-(-most // 2), most + 1), key=lambda lanes: (-count % lanes, -lanes))
+
+
+def _same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and a == b
 
 
 def _held(cost: np.ndarray) -> float:

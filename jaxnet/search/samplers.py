@@ -81,11 +81,14 @@ class Proposer(Protocol):
 
 REJECTIONS = 4096  # proposals, none of which where= of the space allows, before a sampler gives up
 
+Listing = Callable[[Space, jax.Array, int | None], list[dict[str, Any]]]
+"""A sampler that proposes all its configurations at once."""
+
 Sampler = Callable[[Space, jax.Array, int | None], Sequence[dict[str, Any]] | Proposer]
 """``sampler(space, key, trials)``: ``trials`` configurations (None asks for as many as there are), or a proposer."""
 
 
-def random() -> Sampler:
+def random() -> Listing:
     """Independent draws from the space: the baseline that is hard to beat (Bergstra and Bengio, JMLR 2012).
 
     >>> import jaxnet as jn
@@ -106,7 +109,7 @@ def random() -> Sampler:
     return sample
 
 
-def sobol() -> Sampler:
+def sobol() -> Listing:
     """Points of a scrambled Sobol sequence: as random as ``random()`` one by one, but spread more evenly together.
 
     With powers of two trials each hyperparameter's range, cut into as many equal parts, has one trial in each part.
@@ -132,7 +135,7 @@ def sobol() -> Sampler:
     return sample
 
 
-def grid(points: int | Mapping[str, int] = 5) -> Sampler:
+def grid(points: int | Mapping[str, int] = 5) -> Listing:
     """All combinations of evenly spaced values (on the entry's own scale, ends included), the last entry fastest.
 
     Args:

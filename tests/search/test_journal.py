@@ -228,6 +228,29 @@ def test_an_interrupt_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys):
     same(search(tmp_path), whole)
 
 
+def test_an_interrupt_lets_the_units_that_run_come_to_their_end(whole, tmp_path, monkeypatch, capsys):
+    unit, trained, sent = lanes_module._unit, [], []
+
+    def signalled(chunk, number, *rest):
+        trained.extend((i, int(number)) for i in chunk.ids.tolist())
+        if len(trained) >= 8 and not sent:
+            sent.append(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return unit(chunk, number, *rest)
+
+    monkeypatch.setattr(lanes_module, "_unit", signalled)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, schedule=None)
+    assert signal.getsignal(signal.SIGINT) is handler
+    said = capsys.readouterr().err
+    assert "Stopping when the units that run are over" in said and "goes on from there" in said
+    assert 8 <= len(trained) < 36
+    resumed = search(tmp_path, schedule=None)
+    assert sorted(trained) == [(i, number) for i in range(9) for number in range(4)]  # no unit was trained twice
+    same(resumed, search(schedule=None))
+
+
 def test_halved_lanes_are_remembered(whole, tmp_path, monkeypatch):
     unit = lanes_module._unit
 
@@ -240,7 +263,7 @@ def test_halved_lanes_are_remembered(whole, tmp_path, monkeypatch):
     assert killed_after(4, tmp_path, monkeypatch)
     monkeypatch.undo()
     lowered, lower = [], lanes_module._lower
-    monkeypatch.setattr(lanes_module, "_lower", lambda *a: lowered.append(a[3]) or lower(*a))
+    monkeypatch.setattr(lanes_module, "_lower", lambda *a: lowered.append(a[2]) or lower(*a))
     result = search(tmp_path)
     np.testing.assert_allclose(result.curves, whole.curves, rtol=1e-4)
     assert 1 in lowered

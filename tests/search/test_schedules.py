@@ -207,9 +207,9 @@ def test_survivors_move_into_a_smaller_program(monkeypatch):
     lowered = []
     lower = jn.search.lanes._lower
 
-    def counted(program, plan, group, lanes, keys):
+    def counted(program, group, lanes, keys):
         lowered.append(lanes)
-        return lower(program, plan, group, lanes, keys)
+        return lower(program, group, lanes, keys)
 
     monkeypatch.setattr("jaxnet.search.lanes._lower", counted)
     small = search(jn.search.successive_halving(), lanes=8)
