@@ -2,6 +2,7 @@
 
 from jaxnet.search.adaptive import bayesian as bayesian
 from jaxnet.search.adaptive import optuna as optuna
+from jaxnet.search.curve_extrapolation import curve_extrapolation as curve_extrapolation
 from jaxnet.search.driver import plan as plan
 from jaxnet.search.driver import random_search as random_search
 from jaxnet.search.driver import run as run

@@ -27,7 +27,7 @@ class Rung(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Two functions; one's own schedule is made of them.
+    """Two functions, and what a search wants to know of them; one's own schedule is made of it.
 
     ``trials(units)`` is the number of configurations that the schedule asks for, given the largest number of units of a
     trial, or None where it takes any number.
@@ -36,10 +36,19 @@ class Schedule(NamedTuple):
     and train side by side; when they are over, it is sent the scores so far, ``[trials, units]``, lower is better, NaN
     where a trial wasn't trained or had diverged; and so on until it returns. A trial that comes again goes on where it
     was.
+
+    ``label`` is how it was written, which a journal knows it by; where there is none, it goes by what the schedule does
+    when all scores are the same. ``average(trials, units)`` is the number of units that a trial trains on average;
+    where there is none, that is rehearsed, too. With ``points`` the generator is called as ``rungs(trials, units,
+    points)``; points, ``[trials, entries of the space]``, are where the configurations lie in the unit cube, NaN for
+    those that haven't been proposed yet, and are filled in as they are.
     """
 
     trials: Callable[[int], int | None]
-    rungs: Callable[[int, int], Generator[list[Rung], Scores, None]]
+    rungs: Callable[..., Generator[list[Rung], Scores, None]]
+    label: str = ""
+    average: Callable[[int, int], float] | None = None
+    points: bool = False
 
 
 def full() -> Schedule:
@@ -52,7 +61,7 @@ def full() -> Schedule:
     def rungs(trials: int, units: int):
         yield [Rung(np.arange(trials), units)]
 
-    return Schedule(lambda units: None, rungs)
+    return Schedule(lambda units: None, rungs, "full()")
 
 
 def successive_halving(eta: int = 3, least: int = 1) -> Schedule:
@@ -85,7 +94,7 @@ def successive_halving(eta: int = 3, least: int = 1) -> Schedule:
             except StopIteration:
                 return
 
-    return Schedule(lambda units: None, rungs)
+    return Schedule(lambda units: None, rungs, f"successive_halving({eta}, {least})")
 
 
 def hyperband(eta: int = 3, counts: str = "algorithm") -> Schedule:
@@ -136,7 +145,7 @@ def hyperband(eta: int = 3, counts: str = "algorithm") -> Schedule:
                     continue
             together = going
 
-    return Schedule(lambda units: sum(n for _, n in sizes(units)), rungs)
+    return Schedule(lambda units: sum(n for _, n in sizes(units)), rungs, f"hyperband({eta}, {counts!r})")
 
 
 def median_stopping(start: int = 1, every: int = 1) -> Schedule:
@@ -170,7 +179,7 @@ def median_stopping(start: int = 1, every: int = 1) -> Schedule:
             done = min(done + every, units)
             scores = yield [Rung(ids, done, len(ids))]
 
-    return Schedule(lambda units: None, rungs)
+    return Schedule(lambda units: None, rungs, f"median_stopping({start}, {every})")
 
 
 def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:
@@ -179,7 +188,8 @@ def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:
     >>> [len(step) for step in rehearsed(hyperband(), 17, 9)]
     [3, 2, 1]
     """
-    steps, taken = schedule.rungs(trials, units), []
+    points = (np.full((trials, 1), np.nan),) if schedule.points else ()
+    steps, taken = schedule.rungs(trials, units, *points), []
     with contextlib.suppress(StopIteration):
         taken.append(next(steps))
         while True:
@@ -188,11 +198,13 @@ def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:
 
 
 def units_on_average(schedule: Schedule, trials: int, units: int) -> float:
-    """Units that a trial trains on average in ``rehearsed`` steps.
+    """Units that a trial trains on average: as the schedule says, or in ``rehearsed`` steps.
 
     >>> units_on_average(hyperband(counts="table"), 128, 81) * 128
     1404.0
     """
+    if schedule.average is not None:
+        return schedule.average(trials, units)
     done = np.zeros(trials, int)
     for rung in itertools.chain.from_iterable(rehearsed(schedule, trials, units)):
         done[rung.ids] = rung.units

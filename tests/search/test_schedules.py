@@ -8,25 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.search import schedules
-
-
-def simulate(schedule, curves):
-    """The rungs of a schedule over trials whose scores are known, [trials, units], as lists of (ids, units)."""
-    trials, units = curves.shape
-    seen, done = np.full(curves.shape, np.nan), np.zeros(trials, int)
-    steps, log = schedule.rungs(trials, units), []
-    rungs = next(steps)
-    while True:
-        for rung in rungs:
-            assert rung.units > done[rung.ids].max(initial=0)
-            for i in rung.ids:
-                seen[i, : rung.units] = curves[i, : rung.units]
-            done[rung.ids] = rung.units
-            log.append((rung.ids.tolist(), rung.units))
-        try:
-            rungs = steps.send(seen.copy())
-        except StopIteration:
-            return log, done
+from tests.search.simulation import simulate
 
 
 def constant(*scores, units=9):
