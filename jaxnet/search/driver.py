@@ -124,6 +124,7 @@ def run(
             outcome = run_plan(
                 setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
                 keep=keep, extract=extract, progress=bar, maximize=maximize, proposals=setup.proposals(the_plan),
+                points=setup.points,
             )  # fmt: skip
         except KeyboardInterrupt:
             if setup.journal is not None:
@@ -254,6 +255,10 @@ class _Setup:
                 f"wanted were {self.trials - self.included}"
             )
         self.lanes = [configuration for configuration in self.configurations for _ in range(repeats)]
+        self.points: np.ndarray | None = None
+        if self.schedule.points:
+            self.points = np.full((self.trials, len(space)), np.nan)
+            self._place(0)
 
     def _prepare(self, trial: Any, train: Any, validation: Any) -> None:
         """The program that runs, of a trial function and its data or as it was given."""
@@ -308,6 +313,7 @@ class _Setup:
             self.configurations += asked
             self.lanes += [configuration for configuration in asked for _ in range(self.repeats)]
             known = written.pop() if written else None
+            self._place(len(self.configurations) - count)
             mark = _digest_of(asked)
             if known is not None and known["proposed"] != mark:
                 raise ValueError(
@@ -350,6 +356,12 @@ class _Setup:
             self.program, self.space, lanes, self.epochs, ids=ids, expected=average, lanes=self.width, check=check,
             together=None if self.proposer is None else self.proposer.batch * self.repeats, strict=strict,
         )  # fmt: skip
+
+    def _place(self, first: int) -> None:
+        """Tells the schedule where the configurations from the first on lie."""
+        if self.points is not None:
+            points = [self.space.point(configuration) for configuration in self.configurations[first:]]
+            self.points[first : len(self.configurations)] = np.reshape(points, (-1, len(self.space)))
 
     def _fill(self) -> list[dict[str, Any]]:
         """What is planned for where a sampler learns: what random search would try."""
@@ -467,7 +479,9 @@ def _text(value: Any) -> str:
 
 
 def _schedule_text(schedule: Schedule, trials: int, units: int) -> str:
-    """What a schedule does when all scores are the same."""
+    """How a schedule was written, or else what it does when all scores are the same."""
+    if schedule.label:
+        return schedule.label
     log = [
         [(rung.ids.tolist(), rung.units, rung.promoted) for rung in rungs]
         for rungs in schedules.rehearsed(schedule, trials, units)

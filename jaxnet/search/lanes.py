@@ -77,6 +77,7 @@ def run_plan(
     progress: Progress | None = None,
     maximize: bool = False,
     proposals: Proposals | None = None,
+    points: np.ndarray | None = None,
 ) -> Outcome:
     """Runs a plan's trials, chunk by chunk, on a CPU as many chunks at once as it has cores.
 
@@ -93,13 +94,14 @@ def run_plan(
       progress: told of every unit.
       maximize: whether higher scores are better.
       proposals: where configurations come from that aren't there yet.
+      points: where the configurations lie in the unit cube, for a schedule that models scores.
 
     Raises:
       KeyboardInterrupt: on a signal to stop, with a journal as soon as the units that run are over and written down;
         a second signal, or one without a journal, raises it at once.
     """
     run = _Run(program, plan, configurations, keys, keep, extract, progress, journal, maximize, proposals)
-    return run.to_its_end(schedule or full())
+    return run.to_its_end(schedule or full(), () if points is None else (points,))
 
 
 def concrete(
@@ -188,8 +190,8 @@ class _Run:
         if journal is not None:
             self._restore(journal)
 
-    def to_its_end(self, schedule: Schedule) -> Outcome:
-        steps = schedule.rungs(self.trials, self.plan.units)
+    def to_its_end(self, schedule: Schedule, points: tuple[np.ndarray, ...]) -> Outcome:
+        steps = schedule.rungs(self.trials, self.plan.units, *points)
         self.compilers = concurrent.futures.ThreadPoolExecutor(min(4, cores()), "jaxnet-compile")
         self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
         try:

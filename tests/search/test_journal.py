@@ -148,7 +148,8 @@ def narrower(hp):
         ({"trial": narrower}, "trial function was 'trial .*, is 'narrower"),
         ({"train": problem(61, 0)}, r"train data was 'float32\[60, 5\], int32\[60\] .*float32\[61, 5\]"),
         ({"train": problem(60, 5)}, "train data was"),
-        ({"schedule": None}, "schedule was '3 steps .*, is '1 steps"),
+        ({"schedule": None}, r"schedule was 'successive_halving\(2, 1\)', is 'full\(\)'"),
+        ({"schedule": jn.search.full()._replace(label="")}, r"schedule was 'successive_halving\(2, 1\)', is '1 steps"),
         ({"shuffle": "own"}, "shuffle was 'shared', is 'own'"),
     ],
 )

@@ -168,6 +168,23 @@ def test_widths_that_were_not_planned_for_find_a_program():
     assert result.table["score"].tolist() == result.table["width"].tolist() == [3000, 3999, 4000, 1, 3500, 2]
 
 
+def test_a_schedule_that_models_scores_sees_where_configurations_lie():
+    seen = []
+
+    def rungs(trials, units, points):
+        for _ in range(2):
+            seen.append(points.copy())
+            yield [jn.search.Rung(np.arange(trials), len(seen), trials)]
+        seen.append(points.copy())
+
+    schedule = jn.search.Schedule(lambda units: None, rungs, "seeing", lambda trials, units: 2.0, True)
+    result = search(sampler=Halving, trials=6, schedule=schedule)
+    assert np.isnan(seen[0]).all() and seen[1].shape == (6, 2)
+    np.testing.assert_allclose(seen[1], [SPACE.point(result.hyperparameters(i)) for i in range(6)], rtol=1e-6)
+    np.testing.assert_allclose(seen[1][:, 0], (result.table["x"] + 1) / 2, rtol=1e-6)
+    assert (result.table["units"] == 2).all() and result.plan.expected == 2.0
+
+
 def test_included_configurations_are_the_first_trials():
     mine = [{"x": 0.25, "kind": "far"}, {"x": 0.3, "kind": "near"}]
     result, without = search(include=mine, trials=6), search(trials=4)
