@@ -117,11 +117,30 @@ class _Study:
         self.numbers: list[int] = []  # Optuna's, by trial id: it counts what where= turned down as well
         self.scores: dict[int, tuple[int, float]] = {}  # by trial id the units and the score then
         self.told: dict[int, tuple[Any, int, float]] = {}
+        self.waiting: list[dict[str, Any]] = []  # parameters that come first
         self.study = self._new_study()
 
     def ask(self, count: int) -> Sequence[dict[str, Any]]:
         self._bring_up_to_date()
         return [self._propose() for _ in range(count)]
+
+    def include(self, configurations: Sequence[dict[str, Any]]) -> None:
+        """Proposes these first, so that the model learns from them as well."""
+        for configuration in configurations:
+            shown: dict[str, Any] = {}
+
+            def pick(name, distribution, configuration=configuration, shown=shown):
+                value = configuration[name]
+                if not isinstance(self.space.entries[name], Distribution):
+                    shown[name] = distribution.place(value)
+                elif distribution.bounds is None:
+                    shown[name] = int(distribution.place(value) * (distribution.count or 1))
+                else:
+                    shown[name] = value
+                return value
+
+            self.space.resolve(pick)
+            self.waiting.append(shown)
 
     def tell(self, ids: np.ndarray, curves: np.ndarray, finished: np.ndarray) -> None:
         for i, curve, over in zip(ids.tolist(), np.asarray(curves, float), finished.tolist(), strict=True):
@@ -179,6 +198,8 @@ class _Study:
 
     def _propose(self) -> dict[str, Any]:
         for _ in range(REJECTIONS):
+            if self.waiting:
+                self.study.enqueue_trial(self.waiting.pop(0))
             trial = self.study.ask()
             configuration = self.space.resolve(functools.partial(self._suggest, trial))
             if self.space.allows(configuration):

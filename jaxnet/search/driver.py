@@ -230,6 +230,7 @@ class _Setup:
         self._prepare(trial, train, validation)
         self.configurations: list[dict[str, Any]] = [space.check(configuration) for configuration in include]
         self.included = len(self.configurations)
+        self.given = f"{self.included} {_digest_of(self.configurations)}"
         if trials is not None and self.included > trials:
             raise ValueError(f"include has {self.included} configurations, more than trials={trials}")
         proposed: Any = (
@@ -243,6 +244,9 @@ class _Setup:
             if trials is None:
                 raise ValueError("a sampler that learns needs trials=, the number of configurations to try")
             self.proposer = proposed
+            if self.included and (learn_from := getattr(proposed, "include", None)) is not None:
+                learn_from(self.configurations)
+                self.configurations, self.included = [], 0
         else:
             self.proposer = None
             self.configurations += list(proposed)
@@ -401,7 +405,7 @@ class _Setup:
             "backend": jax.default_backend(),
             "space": str(entries), "trials": f"{self.trials} {_digest_of(self.configurations)}{sampler}",
             "epochs": str(self.epochs), "schedule": _schedule_text(self.schedule, self.trials, self.epochs),
-            "maximize": str(self.maximize), "repeats": str(self.repeats),
+            "included": self.given, "maximize": str(self.maximize), "repeats": str(self.repeats),
             "key": np.asarray(jax.random.key_data(self.keys.trials)).tobytes().hex(),
             "shuffle": self.shuffle, "keep": str(keep), "lanes": str(self.width),
             "matmul precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]

@@ -25,6 +25,9 @@ class Proposer(Protocol):
     schedule), tells, asks for the next, and so on. A proposer draws from the sampler's key alone, so that the same asks
     and tells give the same configurations: a search that is resumed replays them.
 
+    A proposer may have a method ``include(configurations)``: what the search was given to include then comes first when
+    it is asked. Without one those trials run all the same, but it isn't told of them.
+
     Attributes:
       batch: how many configurations it likes to propose at once. More make a search that trains them side by side
         faster, and leave less to learn from between them.

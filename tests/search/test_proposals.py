@@ -194,6 +194,9 @@ def test_included_configurations_are_the_first_trials():
     learning = search(include=mine, trials=6, sampler=Halving)
     assert learning.table["x"][:2].tolist() == [0.25, 0.3] and len(learning) == 6
     assert len(search(include=mine, trials=2)) == 2
+    modelled = search(include=mine, trials=12, sampler=jn.search.bayesian(batch=4), epochs=1)
+    assert modelled.table["x"][:2].tolist() == [0.25, 0.3] and modelled.table["kind"][:2].tolist() == ["far", "near"]
+    assert len(set(modelled.table["x"].tolist())) == 12
     with pytest.raises(ValueError, match="include has 2 configurations, more than trials=1"):
         search(include=mine, trials=1)
     with pytest.raises(ValueError, match="the space has no"):
