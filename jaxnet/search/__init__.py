@@ -6,6 +6,7 @@ from jaxnet.search.curve_extrapolation import curve_extrapolation as curve_extra
 from jaxnet.search.driver import plan as plan
 from jaxnet.search.driver import random_search as random_search
 from jaxnet.search.driver import run as run
+from jaxnet.search.freeze_thaw import freeze_thaw as freeze_thaw
 from jaxnet.search.planning import Plan as Plan
 from jaxnet.search.result import SearchResult as SearchResult
 from jaxnet.search.samplers import Proposer as Proposer
