@@ -6,7 +6,6 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from jaxnet.data import check_count
 from jaxnet.search.schedules import Rung, Schedule
@@ -74,6 +73,8 @@ class Prediction(NamedTuple):
 
     def reaches(self, score: float) -> np.ndarray:
         """The probability that each trial's last score is at most ``score``."""
+        from scipy import special  # imported when used: it is slow
+
         return (self.weights * special.ndtr((score - self.means) / self.deviations)).sum(axis=1)
 
 
@@ -93,7 +94,13 @@ def extrapolate(curves: np.ndarray, units: int) -> Prediction:
     prediction is the sum over it. The paper adds all families with weights inside one curve, wants the last score to be
     better than the first, and draws from the posterior by Markov chains; here a curve may also rise, and nothing is
     drawn, so that 1,000 curves of 50 units take half a second.
+
+    >>> prediction = extrapolate(np.array([[1.0, 0.7, 0.55, 0.46, 0.4], [0.5, 0.5, 0.5, 0.5, 0.5]]), 50)
+    >>> (prediction.mean < [0.25, 0.55]).tolist(), (prediction.reaches(0.2) > 0.05).tolist()
+    ([True, True], [True, False])
     """
+    from scipy import special
+
     done = curves.shape[1]
     shapes, additions, prior = _shapes(done, units)
     noise = NOISE**-2.0
@@ -111,7 +118,7 @@ def extrapolate(curves: np.ndarray, units: int) -> Prediction:
         scale = np.maximum(np.ptp(part, axis=1), centre - best)
         scale = np.where(scale > 0, scale, np.maximum(np.abs(centre), 1.0))
         y = (part - centre[:, None]) / scale[:, None]
-        weighted = np.einsum("nt,gtk->ngk", y, terms)
+        weighted = np.tensordot(y, terms, (1, 1))  # [trials, shapes, terms]
         means = np.einsum("gskl,ngl->ngsk", covariance, weighted) * noise[:, None]
         fit = (np.einsum("ngsk,ngk->ngs", means, weighted) - (y**2).sum(axis=1)[:, None, None]) * noise
         weights = special.softmax(prior + fit / 2, axis=(1, 2))

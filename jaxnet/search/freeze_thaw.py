@@ -7,7 +7,6 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import linalg, optimize, special
 
 from jaxnet.data import check_count
 from jaxnet.search.schedules import Rung, Schedule
@@ -139,6 +138,8 @@ class Parameters:
 
     def fitted(self, points: np.ndarray, curves: np.ndarray, done: np.ndarray) -> Parameters:
         """The most probable ones given curves: log-normal a priori, about the usual ones."""
+        from scipy import optimize  # imported when used: it is slow
+
         usual = Parameters.usual(len(self.lengths))._vector()
         widths = np.array([1.0] * len(self.lengths) + [0.5, 1.0, 0.7, 0.7, 1.5])
 
@@ -197,7 +198,7 @@ class CurveModel:
         quadratic = (self.white**2).sum() - (self.about * self.says**2).sum()
         volume = (np.append(0, np.cumsum(np.log(self.diagonal)))[self.done]).sum() + 0.5 * np.log(self.about).sum()
         root = self._root
-        white = linalg.solve_triangular(root, self.says, lower=True)
+        white = _solve(root, self.says)
         count = self.done.sum() * np.log(2 * np.pi) / 2
         return float(-0.5 * quadratic - volume - 0.5 * white @ white - np.log(np.diag(root)).sum() - count)
 
@@ -205,8 +206,8 @@ class CurveModel:
         """Means ``[trials]`` and covariance ``[trials, trials]`` of the asymptotes, given the curves."""
         prior = self._between(self.points, self.points)
         np.fill_diagonal(prior, 1 + self.parameters.height**2)
-        half = linalg.solve_triangular(self._root, prior[self.started], lower=True)
-        white = linalg.solve_triangular(self._root, self.says, lower=True)
+        half = _solve(self._root, prior[self.started])
+        white = _solve(self._root, self.says)
         return half.T @ white, prior - half.T @ half
 
     def last(self) -> tuple[np.ndarray, np.ndarray]:
@@ -218,6 +219,8 @@ class CurveModel:
     def most_promising(self, count: int, every: int, alive: np.ndarray) -> Iterator[int]:
         """Trials to train ``every`` units further, ``count`` at most of those ``alive``: by the expected improvement of
         the predicted last score, once they have, on the best predicted now."""
+        from scipy import special
+
         means, covariance = self.asymptotes()
         later = np.minimum(self.done + every, self.units)
         (share, rest), (share_later, rest_later) = (
@@ -274,3 +277,10 @@ class CurveModel:
         squared = np.nan_to_num(squared, nan=np.inf)
         distance = np.sqrt(5 * np.minimum(squared, 1e4))
         return 1 + self.parameters.height**2 * (1 + distance + distance**2 / 3) * np.exp(-distance)
+
+
+def _solve(root: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """``x`` of ``root @ x = right``, for a lower triangle."""
+    from scipy import linalg
+
+    return linalg.solve_triangular(root, right, lower=True)
