@@ -199,6 +199,7 @@ class _Run:
                 rungs = next(steps, None)
                 while rungs is not None:
                     self.finished = (self.trials - sum(len(rung.ids) for rung in rungs)) * self.repeats
+                    self.rung[:] = -1  # who is paused since an earlier step is in none of these
                     for ids in self._parts(rungs):
                         self._train(rungs, ids)
                     try:

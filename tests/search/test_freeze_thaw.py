@@ -1,5 +1,6 @@
 """Freeze-thaw: the model against a Gaussian process over all scores at once, and who is taken up again."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -148,3 +149,25 @@ def test_what_makes_no_sense_is_refused():
         jn.search.freeze_thaw(batch=0)
     with pytest.raises(ValueError, match="freeze_thaw: every must be at least 1"):
         jn.search.freeze_thaw(every=0)
+
+
+@pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.bayesian(4)], ids=["random", "bayesian"])
+def test_paused_lanes_go_on_where_they_were(sampler, tmp_path, key):
+    """Each curve is the beginning of the trial's own; interrupted or not, the table is the same."""
+    program = jn.search.Program(
+        lambda hp, key: jnp.ones(()),
+        lambda hp, x, key: jnp.where(hp.rate > 0.9, jnp.nan, x * (1 - 0.3 * hp.rate)),
+        lambda hp, x: {"score": x + (hp.floor - 0.5) ** 2},
+    )
+    space = jn.Space(rate=jn.uniform(0, 1), floor=jn.uniform(0, 1))
+    options = {"trials": 12, "epochs": 10, "key": key, "sampler": sampler, "schedule": jn.search.freeze_thaw(0.4)}
+    result = jn.search.run(program, space, directory=tmp_path, **options)
+    units, rate = result.table["units"], result.table["rate"]
+    assert 0.3 * 12 * 10 < units.sum() <= 0.4 * 12 * 10 and result.best["units"] == 10
+    assert len(set(units.tolist())) > 3  # who was paused was not always taken up
+    expected = (1 - 0.3 * rate[:, None]) ** np.arange(1, 11) + (result.table["floor"][:, None] - 0.5) ** 2
+    trained = np.isfinite(result.curves)
+    assert (trained.sum(axis=1) == units).all() and not trained[rate > 0.9].any()
+    np.testing.assert_allclose(result.curves[trained], expected[trained], rtol=1e-5)
+    again = jn.search.run(program, space, directory=tmp_path, **options)
+    np.testing.assert_array_equal(again.curves, result.curves)
