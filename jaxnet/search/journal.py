@@ -37,8 +37,12 @@ class Journal:
 
     def __init__(self, folder: str | os.PathLike, about: Mapping[str, str]):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder / "lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.folder / "lock")
+        except OSError as error:
+            why = f"{error.strerror}: the journal's folder can't be written; give another directory="
+            raise type(error)(error.errno, why, str(self.folder)) from None
         try:
             self.records: list[dict[str, Any]] = []
             self._open(dict(about))

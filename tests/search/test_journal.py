@@ -209,6 +209,12 @@ def test_a_full_disk_loses_nothing_that_was_recorded(whole, tmp_path, monkeypatc
     same(search(tmp_path), whole)
 
 
+def test_a_folder_that_can_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"the journal's folder can't be written; give another directory=.*file/below"):
+        search(tmp_path / "file" / "below")
+
+
 def test_an_interrupt_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys):
     unit, calls = lanes_module._unit, 0
 

@@ -214,6 +214,19 @@ def test_maximising_is_minimising_the_negative():
     assert [row["id"] for row in low.ranked()] == [row["id"] for row in high.ranked()]
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_what_diverges_is_neither_promoted_nor_best_whichever_way_is_up(bad, maximize):
+    program = PROGRAM._replace(evaluate=lambda hp, carry: {"score": jnp.where(hp.x > 0, bad, hp.x)})
+    options = {"trials": 9, "epochs": 9, "schedule": jn.search.successive_halving(), "maximize": maximize}
+    result = search(program, **options)
+    x, lost = result.table["x"], result.table["x"] > 0
+    assert 0 < lost.sum() < 9 and (result.table["status"][lost] == "diverged").all()
+    assert (result.table["diverged"][lost] == 0).all() and (result.table["units"][lost] == 0).all()
+    best = x[~lost].max() if maximize else x.min()
+    assert result.best["x"] == best and result.best["units"] == 9
+
+
 # Seeds make the score: the configuration's x plus noise of the lane's key; a negative x diverges with one seed in two.
 NOISY = jn.search.Program(
     lambda hp, key: jax.random.uniform(key),

@@ -72,6 +72,15 @@ def test_a_lane_equals_fit_of_the_same_trial(shuffle, result):
             np.testing.assert_allclose(searched.history[name][i], curve, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_a_trial_that_is_trained_again_alone_has_its_curves(result):
+    for row in (result.best, 7):
+        made = result.reproduce(row)
+        assert made.difference < 1e-4 and set(made.curves) == set(result.history) - {"score"}
+        i = row if row == 7 else row["id"]
+        np.testing.assert_array_equal(made.recorded["validation_loss"], result.history["validation_loss"][i])
+        np.testing.assert_allclose(made.curves["validation_loss"], made.recorded["validation_loss"], rtol=1e-4)
+
+
 def test_the_first_trials_of_a_long_search_are_those_of_a_short_one(result):
     short = search(5)
     for name in short.names:
