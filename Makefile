@@ -11,7 +11,7 @@ search: .venv/installed-experiments
 	$(BIN)/python -m experiments.mnist_random_search $(SEARCH_FLAGS)
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 	$(MAKE) --no-print-directory experiments-quick
 
 lint: .venv/installed-test

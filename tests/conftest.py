@@ -1,6 +1,11 @@
 """A strict world for every test: no silent rank promotion; pyproject.toml makes warnings errors.
 
 What is set here is set when this file is imported, so doctests that are collected together with tests run under it too.
+
+Where the time goes: nearly all of it to compiling, so count programs before steps. ``rm -r .jax_cache``, then
+``pytest FILE --durations=30`` names the tests that are slow on a clean clone, and ``JAX_LOG_COMPILES=1 pytest FILE -k
+TEST -s`` what they compile. An operation outside ``jit`` is a program for each shape that it meets: draw inputs with
+NumPy, slice and compare as NumPy arrays, and let one jitted function return all that a test looks at.
 """
 
 import pathlib

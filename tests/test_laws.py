@@ -1,5 +1,6 @@
 """One table of layers, one set of laws that hold for each. A new layer is a new line of the table."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -221,14 +222,64 @@ LAYERS = {
 }
 
 
-@pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys())
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys(), scope="module")  # pytest then runs a layer's laws in a row
 def case(request):
     return request.param
 
 
+class Results(NamedTuple):
+    """What ``Network.step`` returns: three pairs of outputs and state, and the parameters after the step."""
+
+    evaluation: Any
+    evaluation_with_key: Any
+    training: Any
+    params: Any
+
+
+class Network(NamedTuple):
+    """A case's layer of width 4 with its trees, and one compiled program for all the laws that call it.
+
+    Compiling is nearly all that the laws cost. ``step(params, state, x, key)`` applies the layer in every way and
+    takes a step of gradient descent; ``traces`` has the shape of ``x`` of each time that it was traced.
+    """
+
+    layer: jn.Layer
+    params: Any
+    state: Any
+    out: jn.Spec
+    step: Callable[..., Results]
+    traces: list[tuple[int, ...]]
+
+
+@pytest.fixture(scope="module")
+def network(case):
+    layer, traces, out = case.make(4), [], None
+
+    @jax.jit
+    def init(key):
+        nonlocal out
+        params, state, out = layer.init(key, case.shape)
+        return params, state
+
+    @jax.jit
+    def step(params, state, x, key):
+        traces.append(x.shape)
+
+        def total(params):
+            y, new_state = layer.apply(params, state, x, key=key, train=True)
+            return jnp.sum(y), (y, new_state)
+
+        gradient, training = jax.grad(total, has_aux=True)(params)
+        moved = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+        return Results(layer.apply(params, state, x), layer.apply(params, state, x, key=key), training, moved)
+
+    params, state = init(jax.random.key(0))
+    return Network(layer, params, state, out, step, traces)
+
+
 def draw(case, shape, seed=1, dtype=jnp.float32):
-    x = jax.random.normal(jax.random.key(seed), shape, dtype)
-    return x if case.least is None else jnp.abs(x) + jnp.asarray(case.least, dtype)
+    x = np.asarray(jax.random.normal(jax.random.key(seed), shape, dtype))
+    return jnp.asarray(x if case.least is None else np.abs(x) + np.asarray(case.least, dtype))
 
 
 def assert_close(got, wanted, rtol=1e-5, atol=1e-6):
@@ -278,36 +329,22 @@ def test_a_tuple_stands_for_a_float32_spec(case, key):
 # Transformations.
 
 
-def test_jit_equals_eager(case, key):
-    layer = case.make(4)
+def test_jit_equals_eager(case, network, key):
     x = draw(case, (3, *case.shape))
+    params, state, _ = network.layer.init(key, case.shape)
+    evaluation = network.layer.apply(params, state, x)
+    training = network.layer.apply(params, state, x, key=key, train=True)
+    jitted = network.step(network.params, network.state, x, key)
+    assert_close((network.params, jitted.evaluation, jitted.training), (params, evaluation, training))
 
-    def run(key, x):
-        params, state, _ = layer.init(key, case.shape)
-        return params, layer.apply(params, state, x), layer.apply(params, state, x, key=key, train=True)
 
-    assert_close(jax.jit(run)(key, x), run(key, x))
-
-
-def test_a_second_call_compiles_nothing(case, key):
-    layer = case.make(4)
-    traces = []
-
-    @jax.jit
-    def step(params, state, x, key):
-        traces.append(0)
-
-        def total(params):
-            y, new_state = layer.apply(params, state, x, key=key, train=True)
-            return jnp.sum(y), new_state
-
-        gradient, new_state = jax.grad(total, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), new_state
-
-    params, state, _ = layer.init(key, case.shape)
+def test_a_second_call_compiles_nothing(case, network):
+    params, state = network.params, network.state
     for seed in range(3):  # what came out goes in again: the same dtypes, weak types and trees
-        params, state = step(params, state, draw(case, (3, *case.shape), seed), jax.random.key(seed))
-    assert len(traces) == 1
+        x = draw(case, (3, *case.shape), seed)
+        results = network.step(params, state, x, jax.random.key(seed))
+        params, (_, state) = results.params, results.training
+    assert network.traces.count(x.shape) == 1
 
 
 def test_vmap_over_lanes_equals_a_loop(case):
@@ -326,65 +363,69 @@ def test_vmap_over_lanes_equals_a_loop(case):
         return params, state, y, y == 0, gradient
 
     values, keys = jnp.array([2, 5, 6], jnp.int32), jax.random.split(jax.random.key(3), 3)
-    together = jax.jit(jax.vmap(lane))(values, keys)
+    together = jax.tree.map(np.asarray, jax.jit(jax.vmap(lane))(values, keys))
     single = jax.jit(lane)
     for i in range(3):
         assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), single(values[i], keys[i]))
 
 
-def test_gradients_equal_finite_differences(case, key, x64):
+def test_gradients_equal_finite_differences(case, network, key, x64):
     if case.rounds:
         pytest.skip("it computes in another dtype than float64; tests/test_combinators.py compares its gradients")
-    layer = case.make(4)
-    params, state, out = layer.init(key, jn.Spec(case.shape, jnp.float64))
-    weights = jax.random.normal(jax.random.key(5), (2, 3, *out.shape), jnp.float64)
-    params = jax.tree.map(lambda p: p + 0.1, params)  # biases too away from zero
-    x = draw(case, (3, *case.shape), dtype=jnp.float64)
+    random = np.random.default_rng(5)
+    weights = random.standard_normal((2, 3, *network.out.shape))
 
-    @jax.jit
-    def scalar(params, x):
-        evaluation, _ = layer.apply(params, state, x)
-        training, _ = layer.apply(params, state, x, key=key, train=True)
+    def as_float64(leaf):
+        return np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    params = jax.tree.map(lambda p: as_float64(p) + 0.1, network.params)  # biases too away from zero
+    state = jax.tree.map(as_float64, network.state)
+    leaves, tree = jax.tree.flatten((params, draw(case, (3, *case.shape), dtype=np.float64)))
+
+    def scalar(leaves, state, weights):
+        params, x = tree.unflatten(leaves)
+        evaluation, _ = network.layer.apply(params, state, x)
+        training, _ = network.layer.apply(params, state, x, key=key, train=True)
         return jnp.sum(weights[0] * evaluation**2) + jnp.sum(weights[1] * training**2)
 
-    gradient = jax.tree.leaves(jax.jit(jax.grad(scalar, argnums=(0, 1)))(params, x))
-    leaves, tree = jax.tree.flatten((params, x))
-    for seed in range(2):  # along a random direction, which meets every entry of the gradient
-        keys = jax.random.split(jax.random.key(seed), len(leaves))
-        direction = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    @jax.jit  # one program: the gradient at a point, and the function at points around it
+    def run(leaves, points, *others):
+        return jax.grad(scalar)(leaves, *others), jax.lax.map(lambda point: scalar(point, *others), points)
 
-        def moved(step, direction=direction):
-            return scalar(*tree.unflatten([a + step * d for a, d in zip(leaves, direction, strict=True)]))
-
-        difference = (moved(1e-6) - moved(-1e-6)) / 2e-6
-        slope = sum(jnp.vdot(g, d) for g, d in zip(gradient, direction, strict=True))
+    # Along two random directions, which meet every entry of the gradient.
+    directions = [random.standard_normal((2, 1, *leaf.shape)) for leaf in leaves]
+    steps = [np.reshape([1e-6, -1e-6], (2, *[1] * leaf.ndim)) for leaf in leaves]
+    moves = [(step * d).reshape(4, *leaf.shape) for leaf, step, d in zip(leaves, steps, directions, strict=True)]
+    points = [np.asarray(leaf) + move for leaf, move in zip(leaves, moves, strict=True)]
+    gradient, values = run(leaves, points, state, weights)
+    differences = (values[::2] - values[1::2]) / 2e-6
+    for i, difference in enumerate(differences):
+        slope = sum(np.vdot(g, d[i]) for g, d in zip(gradient, directions, strict=True))
         np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
-def test_an_example_sees_no_other(case, train, key):
+def test_an_example_sees_no_other(case, network, train, key):
     if train and case.mixes:
         pytest.skip("its training outputs depend on the batch's statistics; tests/layers/test_normalization.py")
-    layer = case.make(4)
-    params, state, _ = layer.init(key, case.shape)
-    x = draw(case, (3, *case.shape))
-    other = x.at[1].set(draw(case, case.shape, seed=2))
+    x = np.array(draw(case, (3, *case.shape)))
+    other = x.copy()
+    other[1] = draw(case, case.shape, seed=2)
 
+    @jax.jit
     def apply(x):
-        return layer.apply(params, state, x, key=key, train=train)[0]
+        return network.layer.apply(network.params, network.state, x, key=key, train=train)[0]
 
-    np.testing.assert_array_equal(apply(x)[0], apply(other)[0])
-    np.testing.assert_array_equal(apply(x)[2], apply(other)[2])
-    np.testing.assert_allclose(apply(x)[:2], apply(x[:2]), rtol=1e-6, atol=1e-7)
+    together, beside_another = np.asarray(apply(x)), np.asarray(apply(other))
+    np.testing.assert_array_equal(together[0], beside_another[0])
+    np.testing.assert_array_equal(together[2], beside_another[2])
+    np.testing.assert_allclose(together[:2], apply(x[:2]), rtol=1e-6, atol=1e-7)
 
 
-def test_evaluation_needs_no_key_and_changes_no_state(case, key):
-    layer = case.make(4)
-    params, state, _ = layer.init(key, case.shape)
-    x = draw(case, (3, *case.shape))
-    y, new_state = layer.apply(params, state, x)
-    assert_close(new_state, state, 0, 0)
-    np.testing.assert_array_equal(y, layer.apply(params, state, x, key=key)[0])
+def test_evaluation_needs_no_key_and_changes_no_state(case, network, key):
+    results = network.step(network.params, network.state, draw(case, (3, *case.shape)), key)
+    assert_close(results.evaluation[1], network.state, 0, 0)
+    np.testing.assert_array_equal(results.evaluation[0], results.evaluation_with_key[0])
 
 
 # Sizes: the law of the inactive unit, and what follows from it.
@@ -396,46 +437,85 @@ MASKS = {
 }
 
 
+class Run(NamedTuple):
+    """What one program makes of a layer: its trees, its outputs in evaluation and in training, and gradients."""
+
+    params: Any
+    state: Any
+    evaluation: Any
+    training: Any
+    d_params: Any
+    dx: Any
+
+
+def run_everything(layer, spec, x):
+    """-> (Run, the spec of the outputs, which of their features are active)."""
+    with making_masks():  # not jitted: masks whose entries are known are compared with one another
+        *_, out = layer.init(jax.random.key(0), spec)
+    on = np.ones(out.shape[-1], bool) if out.active is None else np.asarray(out.active)
+
+    @jax.jit
+    def run(key, x):
+        params, state, _ = layer.init(key, spec)
+
+        def total(params, x):
+            y, _ = layer.apply(params, state, x, key=key, train=True)
+            return jnp.sum(jnp.sin(y[..., on])), y
+
+        (d_params, dx), training = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
+        return Run(params, state, layer.apply(params, state, x)[0], training, d_params, dx)
+
+    return jax.tree.map(np.asarray, run(jax.random.key(0), x)), out, on
+
+
+@pytest.fixture(scope="module")
+def narrow(case):
+    """Of a number of input features, the layer of width 4 without padding, its spec, an input, and the run with it."""
+
+    @functools.cache
+    def make(features):
+        spec = jn.Spec((*case.shape[:-1], features))
+        x = draw(case, (3, *spec.shape))
+        return case.make(4), spec, x, *run_everything(case.make(4), spec, x)
+
+    return make
+
+
 @pytest.mark.parametrize("mask, bound", MASKS.values(), ids=MASKS.keys())
-def test_padded_equals_narrow(case, mask, bound, key):
+def test_padded_equals_narrow(case, narrow, mask, bound):
     """Whatever the bound and wherever the gaps: the same draws, active outputs and gradients; zeros between them."""
     active = np.array(mask)
     assert case.shape[-1] == len(active)
-    narrow, padded = case.make(4), case.make(jn.Size(bound, 4))
-    narrow_shape = (*case.shape[:-1], int(active.sum()))
-    spec = jn.Spec(case.shape, active=jnp.asarray(active))
-    params, state, out = narrow.init(key, narrow_shape)
-    wide_params, wide_state, wide_out = padded.init(key, spec)
+    narrow_layer, narrow_spec, x, run, out, _ = narrow(int(active.sum()))
+    padded, spec = case.make(jn.Size(bound, 4)), jn.Spec(case.shape, active=jnp.asarray(active))
+    wide_x = np.zeros((3, *case.shape), np.float32)
+    wide_x[..., active] = x
+    wide, wide_out, on = run_everything(padded, spec, wide_x)
 
-    # unpad, for networks whose input is padded too
-    entrance = padded._replace(init=lambda key, _: padded.init(key, spec))
-    entrance_narrow = narrow._replace(init=lambda key, _: narrow.init(key, narrow_shape))
-    cut, _ = unpad(entrance, entrance_narrow, spec, wide_params, wide_state)
-    assert_close(cut, params, rtol=1e-6, atol=0)
-    for wide, own in zip(jax.tree.leaves(wide_params), jax.tree.leaves(params), strict=True):
-        assert np.count_nonzero(wide) == np.count_nonzero(own)
+    # unpad, for networks whose input is padded too, of the parameters and of their gradients at once
+    def twice(layer, spec):
+        def init(key, _):
+            params, state, out = layer.init(key, spec)
+            return (params, params), state, out
 
-    x = draw(case, (3, *narrow_shape))
-    wide_x = jnp.zeros((3, *case.shape)).at[..., active].set(x)
-    on = np.ones(wide_out.shape[-1], bool) if wide_out.active is None else np.asarray(wide_out.active)
+        return layer._replace(init=init)
+
+    trees = (wide.params, wide.d_params)
+    (params, d_params), _ = unpad(twice(padded, spec), twice(narrow_layer, narrow_spec), spec, trees, wide.state)
+    assert_close(params, run.params, rtol=1e-6, atol=0)
+    for padded_leaf, own in zip(jax.tree.leaves(wide.params), jax.tree.leaves(run.params), strict=True):
+        assert np.count_nonzero(padded_leaf) == np.count_nonzero(own)
+
     assert on.sum() == out.shape[-1]
-    for train in (False, True):
-        y, _ = narrow.apply(params, state, x, key=key, train=train)
-        wide_y, _ = padded.apply(wide_params, wide_state, wide_x, key=key, train=train)
+    for wide_y, y in ((wide.evaluation, run.evaluation), (wide.training, run.training)):
         assert wide_y.shape == (3, *wide_out.shape)
         np.testing.assert_allclose(wide_y[..., on], y, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(wide_y[..., on] == 0, y == 0)  # dropout drops the same
         np.testing.assert_array_equal(wide_y[..., ~on], 0)
 
-    def total(layer, state, on):
-        return lambda params, x: jnp.sum(jnp.sin(layer.apply(params, state, x, key=key, train=True)[0][..., on]))
-
-    d_params, dx = jax.grad(total(narrow, state, np.ones(out.shape[-1], bool)), argnums=(0, 1))(params, x)
-    wide_d_params, wide_dx = jax.grad(total(padded, wide_state, on), argnums=(0, 1))(wide_params, wide_x)
-    np.testing.assert_allclose(wide_dx[..., active], dx, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(wide_dx[..., ~active], 0)
-    cut, _ = unpad(entrance, entrance_narrow, spec, wide_d_params, wide_state)
-    assert_close(cut, d_params, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(wide.dx[..., active], run.dx, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(wide.dx[..., ~active], 0)
+    assert_close(d_params, run.d_params, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_of_fifty_is_the_same_alone_and_inside_64_and_128(key):
@@ -474,48 +554,53 @@ def test_the_inactive_unit_stays_exactly_zero(case):
     # softplus, so that functions that need positive inputs get them
     children = [jn.dense(size), as_layer(jax.nn.softplus), case.make(jn.Size(7, 4)), jn.flatten, jn.dense(2)]
     net, key = jn.serial(*children), jax.random.key(0)
-    params, state, _ = net.init(key, case.shape)
-    x, target = draw(case, (8, *case.shape)), jax.random.normal(jax.random.key(2), (8, 2))
-    start, as_tree = ravel_pytree(params)  # as one vector, there is less to compile
 
-    def loss(vector, key):
-        tree = as_tree(vector)
-        y, _ = net.apply(tree, state, x, key=key, train=True)
-        return jnp.mean((y - target) ** 2) + jn.losses.l1(0.01)(tree) + jn.losses.l2(0.01)(tree)
+    @jax.jit  # one program for all of it
+    def run(key, x, target):
+        params, state, _ = net.init(key, case.shape)
+        start, as_tree = ravel_pytree(params)  # as one vector, there is less to compile
+        with making_masks():
+            active, _ = ravel_pytree(net.init(key, case.shape)[0])
 
-    def step(carry, index):
-        vectors, states = carry
-        gradients = jax.vmap(jax.grad(loss), in_axes=(0, None))(vectors, jax.random.fold_in(key, index))
-        optimizers = zip(OPTIMIZERS.values(), gradients, states, vectors, strict=True)
-        updates, states = zip(*(o.update(g, s, v) for o, g, s, v in optimizers), strict=True)
-        return (vectors + jnp.stack(updates), states), None
+        def loss(vector, key):
+            tree = as_tree(vector)
+            y, _ = net.apply(tree, state, x, key=key, train=True)
+            return jnp.mean((y - target) ** 2) + jn.losses.l1(0.01)(tree) + jn.losses.l2(0.01)(tree)
 
-    @jax.jit
-    def train(start):
+        def step(carry, index):
+            vectors, states = carry
+            gradients = jax.vmap(jax.grad(loss), in_axes=(0, None))(vectors, jax.random.fold_in(key, index))
+            optimizers = zip(OPTIMIZERS.values(), gradients, states, vectors, strict=True)
+            updates, states = zip(*(o.update(g, s, v) for o, g, s, v in optimizers), strict=True)
+            return (vectors + jnp.stack(updates), states), None
+
         states = tuple(o.init(start) for o in OPTIMIZERS.values())
-        return jax.lax.scan(step, (jnp.stack([start] * len(states)), states), length=20, xs=jnp.arange(20))[0][0]
+        (vectors, _), _ = jax.lax.scan(step, (jnp.stack([start] * len(states)), states), length=20, xs=jnp.arange(20))
+        outputs = jax.lax.map(lambda vector: _outputs(children[:3], as_tree(vector), state, x, key), vectors)
+        return start, active, vectors, outputs
 
-    with making_masks():
-        active = np.asarray(ravel_pytree(net.init(key, case.shape)[0])[0])
-    assert not active.all()
-    for name, vector in zip(OPTIMIZERS, train(start), strict=True):
+    x, target = draw(case, (8, *case.shape)), jax.random.normal(jax.random.key(2), (8, 2))
+    start, active, vectors, outputs = jax.tree.map(np.asarray, run(key, x, target))
+    assert active.dtype == bool and not active.all()
+    for i, (name, vector) in enumerate(zip(OPTIMIZERS, vectors, strict=True)):
         assert np.isfinite(vector).all(), name
         np.testing.assert_array_equal(vector[~active], 0, err_msg=name)
         assert (vector != start)[active].all(), name
-        _assert_nothing_past_the_sizes(children[:3], as_tree(vector), state, x, key, name)
+        for on, *both in outputs:  # of each child, some are active, and they alone
+            for y in both:
+                np.testing.assert_array_equal(y[i][..., ~on[i]], 0, err_msg=name)
+                assert (y[i][..., on[i]] != 0).any(), name
 
 
-def _assert_nothing_past_the_sizes(children, params, state, x, key, name):
-    """Of each child's outputs, in evaluation and in training, the inactive are zero and some others aren't."""
-    spec = jn.Spec(x.shape[1:])
+def _outputs(children, params, state, x, key):
+    """-> for each child which of its outputs are active, and the outputs in evaluation and in training."""
+    spec, outputs = jn.Spec(x.shape[1:]), []
     for child, p, s in zip(children, params, state, strict=False):
         _, _, spec = child.init(key, spec)
-        active = np.ones(spec.shape[-1], bool) if spec.active is None else np.asarray(spec.active)
         training, _ = child.apply(p, s, x, key=key, train=True)
         x, _ = child.apply(p, s, x)
-        for y in (x, training):
-            np.testing.assert_array_equal(y[..., ~active], 0, err_msg=name)
-            assert (y[..., active] != 0).any()
+        outputs.append((jnp.ones(spec.shape[-1], bool) if spec.active is None else spec.active, x, training))
+    return outputs
 
 
 # Sequences: padding changes nothing.
@@ -536,10 +621,10 @@ def test_a_sequence_in_a_batch_equals_the_sequence_alone(case, key):
     if refusal is not None:
         assert "Sequence" in refusal
         return
-    lengths = jnp.array([steps, steps - 1, 1, 0])
-    x = draw(case, (4, *case.shape))
-    inside = (jnp.arange(steps)[None] < lengths[:, None]).reshape(4, steps, *[1] * len(shape))
-    padded = jnp.where(inside, x, jnp.nan)
+    lengths = np.array([steps, steps - 1, 1, 0], np.int32)
+    x = np.asarray(draw(case, (4, *case.shape)))
+    inside = (np.arange(steps)[None] < lengths[:, None]).reshape(4, steps, *[1] * len(shape))
+    padded = np.where(inside, x, np.float32(np.nan))
 
     def run(x, lengths, train=False):
         """-> outputs, the gradients of a function of them by params and x, and the length of each output over time."""
@@ -550,40 +635,50 @@ def test_a_sequence_in_a_batch_equals_the_sequence_alone(case, key):
             y, ends = (y.values, y.lengths) if isinstance(y, jn.Sequence) else (y, None)
             return jnp.sum(jnp.sin(y) @ jnp.cos(jnp.arange(y.shape[-1]))), (y, ends)
 
-        gradients, (y, ends) = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(params, x)
+        gradients, (y, ends) = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
         return y, *gradients, ends
 
-    y, d_params, dx, ends = run(padded, lengths)
-    np.testing.assert_array_equal(jnp.where(inside, 0, dx), 0)
+    # Two programs: of sequences in batches, and of each alone. In training the first of a batch draws the same,
+    # whoever comes after it.
+    @jax.jit
+    def batches(padded, x, lengths):
+        train = None if case.mixes else run(padded[1:], lengths[1:], train=True)
+        return run(padded, lengths), run(x[3:], lengths[3:]), train
+
+    (y, d_params, dx, ends), (empty, total, _, _), train = jax.tree.map(np.asarray, batches(padded, x, lengths))
+    np.testing.assert_array_equal(np.where(inside, 0, dx), 0)
     if ends is not None:
         assert y.shape == (4, *out.values.shape)
-        np.testing.assert_array_equal(y[jnp.arange(y.shape[1])[None] >= ends[:, None]], 0)
-    empty, total, _, _ = run(x[3:], jnp.array([0]))
+        np.testing.assert_array_equal(y[np.arange(y.shape[1])[None] >= ends[:, None]], 0)
     assert_close(y[3], empty[0])
-    for i, length in enumerate([steps, steps - 1, 1]):
-        if ends is not None and ends[i] == 0:  # shorter than a window
-            np.testing.assert_array_equal(dx[i], 0)
-            continue
-        alone, share, d_alone, _ = run(x[i : i + 1, :length], None)
-        assert_close(y[i] if ends is None else y[i, : ends[i]], alone[0])
-        assert_close(dx[i, :length], d_alone[0])
-        total = jax.tree.map(jnp.add, total, share)
+    long_enough = [i for i in range(3) if ends is None or ends[i] > 0]  # not shorter than a window
+
+    @jax.jit
+    def alone(x):
+        train = None if case.mixes else run(x[1:2, : steps - 1], None, train=True)
+        return [run(x[i : i + 1, : lengths[i]], None) for i in long_enough], train
+
+    each, train_alone = jax.tree.map(np.asarray, alone(x))
+    for i in {0, 1, 2} - set(long_enough):
+        np.testing.assert_array_equal(dx[i], 0)
+    for i, (own, share, d_own, _) in zip(long_enough, each, strict=True):
+        assert_close(y[i] if ends is None else y[i, : ends[i]], own[0])
+        assert_close(dx[i, : lengths[i]], d_own[0])
+        total = jax.tree.map(np.add, total, share)
     assert_close(d_params, total, atol=1e-5)
 
-    if not case.mixes:  # in training the first of a batch draws the same, whoever comes after it
-        y, _, dx, ends = run(padded[1:], lengths[1:], train=True)
-        alone, _, d_alone, _ = run(x[1:2, : steps - 1], None, train=True)
-        assert_close(y[0] if ends is None else y[0, : ends[0]], alone[0])
-        assert_close(dx[0, : steps - 1], d_alone[0])
+    if train is not None:
+        y, _, dx, ends = train
+        assert_close(y[0] if ends is None else y[0, : ends[0]], train_alone[0][0])
+        assert_close(dx[0, : steps - 1], train_alone[2][0])
 
 
 # Errors: the layer, what came, what was wanted.
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
-def test_a_wrong_batch_is_refused_by_name(case, train, key):
-    layer = case.make(4)
-    params, state, _ = layer.init(key, case.shape)
+def test_a_wrong_batch_is_refused_by_name(case, network, train, key):
+    layer, params, state, *_ = network
     for shape, wanted in case.wrong.items():
         for apply in (layer.apply, jax.jit(layer.apply, static_argnames="train")):
             with pytest.raises(ValueError) as caught:  # noqa: PT011
