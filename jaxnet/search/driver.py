@@ -15,6 +15,7 @@ import optax
 
 from jaxnet.data import as_data, check_count, input_spec
 from jaxnet.search import samplers, schedules
+from jaxnet.search.devices import Devices, SharedJournal, check_same, failing_together, from_first
 from jaxnet.search.journal import Journal, data_text, digest, function_text
 from jaxnet.search.lanes import Proposals, run_plan
 from jaxnet.search.planning import Group, Plan, make_plan
@@ -47,6 +48,10 @@ def run(
 ) -> SearchResult:
     """Trains every configuration that the sampler proposes, many at once, and returns the table.
 
+    The lanes that run at once are spread over all devices of the process, and, after ``jax.distributed.initialize``, of
+    all processes: each runs this same call with the same data, and gets the same result. The first one alone writes the
+    journal and shows progress.
+
     Args:
       trial: a pure function from hyperparameters to a ``Trial``, called while programs are traced (so it prints and
         reads nothing); or a ``Program`` for what isn't supervised learning.
@@ -68,7 +73,8 @@ def run(
         ``fit(..., trial_id=i * repeats + r)`` does.
       shuffle: "shared" shows all lanes the same batches in the same order, which is faster (the first layer of all
         lanes is one matmul) and compares trials on equal terms; "own" gives each trial its own order.
-      lanes: how many trials run at once; the default is what memory (and on a CPU the cache) holds.
+      lanes: how many trials run at once; the default is what memory (and on a CPU the cache) holds. With several
+        devices it is rounded up to a multiple of their number.
       keep: how many of the best networks come to the host for ``result.network``, of those trained for all epochs.
       directory: a folder for the journal of the search. Each chunk's rung is on the disk before the next starts; after
         a kill or an interrupt at any moment the same call goes on where it was, and ends in the same table. A folder of
@@ -85,7 +91,8 @@ def run(
 
     Raises:
       ValueError, TypeError: before anything is compiled: for data as ``fit``; for no trials or epochs; for a space, a
-        sampler or a schedule that don't fit together.
+        sampler or a schedule that don't fit together; for processes that don't run the same search.
+      RuntimeError: when another process has died; the same call on those that are left goes on from the journal.
       Exception: whatever building or tracing the first trial raised, when no trial can be built.
 
     >>> import optax, jaxnet as jn
@@ -98,36 +105,28 @@ def run(
     >>> result.curves.shape, sorted(result.best)[:3], result.best["score"] < 0.1
     ((8, 20), ['diverged', 'hidden', 'id'], True)
     """
-    setup = _Setup(
-        trial,
-        space,
-        train,
-        validation,
-        trials,
-        epochs,
-        key,
-        sampler,
-        schedule,
-        shuffle,
-        maximize,
-        include,
-        repeats,
-        lanes,
-    )
-    extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
-    with contextlib.ExitStack() as stack:
+    alone, first = jax.process_count() == 1, jax.process_index() == 0
+    with failing_together(), contextlib.ExitStack() as stack:
+        setup = _Setup(
+            trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, maximize, include,
+            repeats, lanes,
+        )  # fmt: skip
+        extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
+        about = {} if alone and directory is None else setup.about(keep)
+        check_same(about | {"number of devices": str(len(setup.devices.local))})
         if directory is not None:
-            setup.journal = stack.enter_context(Journal(directory, setup.about(keep)))
-        the_plan = setup.plan()
-        bar = stack.enter_context(Progress(setup.trials * repeats, epochs, progress))
+            opened = Journal if alone else SharedJournal
+            setup.journal = stack.enter_context(opened(directory, about))
+        the_plan = setup.agreed_plan()
+        bar = stack.enter_context(Progress(setup.trials * repeats, epochs, progress if first else False))
         try:
             outcome = run_plan(
                 setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
                 keep=keep, extract=extract, progress=bar, maximize=maximize, proposals=setup.proposals(the_plan),
-                points=setup.points,
+                points=setup.points, devices=setup.devices,
             )  # fmt: skip
         except KeyboardInterrupt:
-            if setup.journal is not None:
+            if setup.journal is not None and first:
                 done = len({int(i) // repeats for record in setup.journal.records[2:] for i in record.get("ids", ())})
                 folder = str(setup.journal.folder)
                 print(
@@ -136,7 +135,7 @@ def run(
                     file=sys.stderr,
                 )
             raise
-    return setup.result(the_plan, outcome)
+        return setup.result(the_plan, outcome)
 
 
 def random_search(
@@ -184,15 +183,17 @@ def plan(
     """Prints, and returns, what ``run`` with the same arguments would do; nothing is compiled or trained.
 
     A line for each group of trials that share a compiled program: how many trials, the range of their sizes, what is
-    compiled in, how many lanes run at once and in how many chunks, the share of arithmetic that is padding, the bytes
-    that the lanes hold (estimated from above), and the group's share of the cost. Where a sampler learns, the
-    groups are those that as many random configurations would have. Arguments and errors are those of ``run``.
+    compiled in, how many lanes run at once (on all devices) and in how many chunks, the share of arithmetic that is
+    padding, the bytes that the lanes hold on a device (estimated from above), and the group's share of the cost. Where
+    a sampler learns, the groups are those that as many random configurations would have. Arguments and errors are those
+    of ``run``. Of several processes the first one prints.
     """
     setup = _Setup(
         trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, False, include, repeats, lanes
     )
     made = setup.plan()
-    print(made)
+    if jax.process_index() == 0:
+        print(made)
     return made
 
 
@@ -216,8 +217,8 @@ class _Setup:
             check_count(name, count)
         self.keys, self.space = Keys.of(key), space
         self.key, self.epochs, self.shuffle, self.repeats, self.maximize = key, epochs, shuffle, repeats, maximize
-        self.width = lanes
-        self.journal: Journal | None = None
+        self.width, self.devices = lanes, Devices()
+        self.journal: Journal | SharedJournal | None = None
         self.schedule = schedules.full() if schedule is None else schedule
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a jn.search.Schedule, such as jn.search.hyperband(), got {schedule!r}")
@@ -282,20 +283,27 @@ class _Setup:
         )
 
     def plan(self) -> Plan:
-        """The plan; where there is a journal, the one that its search began with: another machine's would differ."""
+        """The plan that this machine would make."""
         lanes = [*self.lanes, *self._fill()]
-        if self.journal is not None and len(self.journal.records) > 1:
-            record = self.journal.records[1]
-            failed = dict(zip(map(int, record["failed"]), record["messages"], strict=True))
-            made = Plan(self._read(record["groups"], lanes), self.epochs, record["expected"], record["work"], failed)
-        else:
-            average = schedules.units_on_average(self.schedule, self.trials, self.epochs)
-            made = self._planned(lanes, range(len(lanes)), average)
-            if self.journal is not None:
-                record = {"expected": average, "work": float(made.work), "groups": self._written(made.groups)}
-                self.journal.append(record | {"failed": list(made.failed), "messages": list(made.failed.values())})
+        average = schedules.units_on_average(self.schedule, self.trials, self.epochs)
+        made = self._planned(lanes, range(len(lanes)), average)
         made.repeats = self.repeats
         return made
+
+    def agreed_plan(self) -> Plan:
+        """The plan that the journal's search began with, else the first process's: other machines' would differ."""
+        if self.journal is not None and len(self.journal.records) > 1:
+            record = self.journal.records[1]
+        else:
+            made = self.plan()
+            if jax.process_count() == 1 and self.journal is None:
+                return made
+            record = {"expected": made.expected, "work": float(made.work)} | self._written(made)
+            record = from_first(lambda: record)
+            if self.journal is not None:
+                self.journal.append(record)
+        groups, failed = self._read(record, [*self.lanes, *self._fill()])
+        return Plan(groups, self.epochs, record["expected"], record["work"], failed, self.repeats, self.devices.count)
 
     def proposals(self, the_plan: Plan) -> Proposals | None:
         """How a sampler that learns is asked and told, or None for one that has proposed all."""
@@ -319,12 +327,12 @@ class _Setup:
             known = written.pop() if written else None
             self._place(len(self.configurations) - count)
             mark = _digest_of(asked)
+            check_same({"what the sampler proposed": mark})
             if known is not None and known["proposed"] != mark:
                 raise ValueError(
                     "the sampler proposed other configurations than when the search began: it must draw from its key "
                     "alone; search into a new folder"
                 )
-            groups = [] if known is None else self._read(known["groups"], self.lanes)
             homeless = []
             for i in range(first, len(self.lanes)):
                 kinds = self.space.kinds(self.lanes[i])
@@ -335,12 +343,10 @@ class _Setup:
                     homeless.append(i)
             if known is None:
                 made = self._planned(self.lanes, homeless, the_plan.expected, strict=False)
-                groups, failed = made.groups, made.failed
+                known = from_first(lambda: {"proposed": mark} | self._written(made))
                 if journal is not None:
-                    record = {"proposed": mark, "groups": self._written(groups)}
-                    journal.append(record | {"failed": list(failed), "messages": list(failed.values())})
-            else:
-                failed = dict(zip(map(int, known["failed"]), known["messages"], strict=True))
+                    journal.append(known)
+            groups, failed = self._read(known, self.lanes)
             the_plan.failed |= failed
             the_plan.groups += groups
 
@@ -359,6 +365,7 @@ class _Setup:
         return make_plan(
             self.program, self.space, lanes, self.epochs, ids=ids, expected=average, lanes=self.width, check=check,
             together=None if self.proposer is None else self.proposer.batch * self.repeats, strict=strict,
+            devices=self.devices,
         )  # fmt: skip
 
     def _place(self, first: int) -> None:
@@ -374,24 +381,28 @@ class _Setup:
         random = samplers.random()(self.space, self.keys.sampler, max(self.trials - self.included, 1))
         return [configuration for configuration in random for _ in range(self.repeats)]
 
-    def _written(self, groups: list[Group]) -> list[dict[str, Any]]:
-        """Groups as a journal holds them; what is compiled in is read off a trial, since it may be a function."""
+    def _written(self, made: Plan) -> dict[str, Any]:
+        """Groups and trials that fail as a journal holds them, with lanes for one device: programs as wide as before
+        give the same bits on any number. What is compiled in is read off a trial, since it may be a function."""
         rows = []
-        for group in groups:
+        for group in made.groups:
             row = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}
             row["sizes"] = {name: list(map(int, ends)) for name, ends in group.sizes.items()}
             row["static"] = list(group.static)
-            rows.append(row | {"lanes": int(group.lanes), "bytes": int(group.bytes), "waste": float(group.waste)})
-        return rows
+            each = int(group.lanes // made.devices)
+            rows.append(row | {"lanes": each, "bytes": int(group.bytes), "waste": float(group.waste)})
+        return {"groups": rows, "failed": list(made.failed), "messages": list(made.failed.values())}
 
-    def _read(self, rows: list[dict[str, Any]], lanes: list[dict[str, Any]]) -> list[Group]:
+    def _read(self, record: Mapping[str, Any], lanes: list[dict[str, Any]]) -> tuple[list[Group], dict[int, str]]:
         groups = []
-        for row in rows:
+        for row in record["groups"]:
             first = lanes[int(row["ids"][0])]
             static = {name: first[name] for name in row["static"]}
             sizes = {name: (int(least), int(bound)) for name, (least, bound) in row["sizes"].items()}
-            groups.append(Group(**row | {"static": static, "sizes": sizes, "ids": np.asarray(row["ids"])}))
-        return groups
+            wide = self.devices.rounded(min(row["lanes"] * self.devices.count, len(row["ids"])))
+            own = {"static": static, "sizes": sizes, "ids": np.asarray(row["ids"]), "lanes": wide}
+            groups.append(Group(**row | own))
+        return groups, dict(zip(map(int, record["failed"]), record["messages"], strict=True))
 
     def about(self, keep: int) -> dict[str, str]:
         """What a journal knows this search by."""
@@ -459,7 +470,7 @@ class _Setup:
         the_plan.groups = [group for group in the_plan.groups if len(group.ids)]
         return SearchResult(
             columns, history, names, plan=the_plan, kept=kept, retrain=self._retrain if self.make_trial else None,
-            maximize=self.maximize, messages=messages, repeated=repeated,
+            maximize=self.maximize, messages=messages, repeated=repeated, devices=the_plan.devices,
             compile_seconds=outcome.compile_seconds, run_seconds=outcome.run_seconds,
         )  # fmt: skip
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Size
+from jaxnet.search.devices import Devices, SharedJournal, everywhere, from_first, gathered
 from jaxnet.search.journal import Journal
 from jaxnet.search.planning import Group, Plan, compile_seconds, concurrent_chunks, cores, free_memory
 from jaxnet.search.progress import Progress
@@ -71,13 +72,14 @@ def run_plan(
     keys: Keys,
     *,
     schedule: Schedule | None = None,
-    journal: Journal | None = None,
+    journal: Journal | SharedJournal | None = None,
     keep: int = 0,
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
     maximize: bool = False,
     proposals: Proposals | None = None,
     points: np.ndarray | None = None,
+    devices: Devices | None = None,
 ) -> Outcome:
     """Runs a plan's trials, chunk by chunk, on a CPU as many chunks at once as it has cores.
 
@@ -95,12 +97,14 @@ def run_plan(
       maximize: whether higher scores are better.
       proposals: where configurations come from that aren't there yet.
       points: where the configurations lie in the unit cube, for a schedule that models scores.
+      devices: those that the plan was made for; the default is all.
 
     Raises:
       KeyboardInterrupt: on a signal to stop, with a journal as soon as the units that run are over and written down;
         a second signal, or one without a journal, raises it at once.
     """
-    run = _Run(program, plan, configurations, keys, keep, extract, progress, journal, maximize, proposals)
+    devices = devices or Devices()
+    run = _Run(program, plan, configurations, keys, keep, extract, progress, journal, maximize, proposals, devices)
     return run.to_its_end(schedule or full(), () if points is None else (points,))
 
 
@@ -162,10 +166,12 @@ class _Run:
 
     def __init__(
         self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress,
-        journal: Journal | None, maximize: bool, proposals: Proposals | None,
+        journal: Journal | SharedJournal | None, maximize: bool, proposals: Proposals | None, devices: Devices,
     ):  # fmt: skip
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
         self.keep, self.extract, self.journal, self.proposals = keep, extract, journal, proposals
+        self.devices, self.key = devices, devices.share(keys.trials)
+        self.in_order = jax.process_count() > 1  # all processes come to every exchange, and decide, in the same order
         self.sign, self.repeats = -1 if maximize else 1, plan.repeats
         self.trials = proposals.trials if proposals else len(configurations) // plan.repeats
         lanes = self.trials * plan.repeats
@@ -175,9 +181,10 @@ class _Run:
         self.reached = np.zeros(self.trials, int)  # units to which the schedule has sent each trial
         self.rung = np.zeros(lanes, int)  # which of the rungs that train side by side each is in
         self.parked: dict[int, Any] = {}  # of those that may go on, the lane on the host, or the file it is in
-        self.done, self.finished, self.stopping = 0.0, 0, False
-        self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups) or lanes)
-        self.memory = free_memory() // self.at_once
+        self.done, self.finished, self.interrupted, self.stopping = 0.0, 0, False, False
+        self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups) or lanes, devices.count)
+        self.memory = min(everywhere(lambda: free_memory(devices))) // self.at_once
+        self.compile_seconds = from_first(compile_seconds)
         self.most: dict[int, int] = {}  # of the plan's groups, lanes, where fewer than planned fit
         self.batches: collections.deque[_Batch] = collections.deque()
         self.programs: dict[tuple[Group, int], tuple[Any, Any]] = {}  # of a group, for so many lanes
@@ -187,6 +194,9 @@ class _Run:
         # A matmul split over all cores waits for the slowest of them, so on a CPU compiling and running take turns.
         self.take_turns = jax.default_backend() == "cpu"
         self.ahead = 16 if self.take_turns else 4
+        if self.in_order:
+            for group in plan.groups:
+                _lane_shape(program, group, keys)  # raises for lanes that can't be sent
         if journal is not None:
             self._restore(journal)
 
@@ -196,7 +206,7 @@ class _Run:
         self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
         try:
             with self._stopping_in_good_order():
-                rungs = next(steps, None)
+                rungs = self._agreed(next(steps, None))
                 while rungs is not None:
                     self.finished = (self.trials - sum(len(rung.ids) for rung in rungs)) * self.repeats
                     self.rung[:] = -1  # who is paused since an earlier step is in none of these
@@ -206,9 +216,11 @@ class _Run:
                         rungs = steps.send(self._seen())
                     except StopIteration:
                         rungs = None
+                    rungs = self._agreed(rungs)
         finally:
             self.compilers.shutdown(cancel_futures=True)
             self.runners.shutdown(cancel_futures=True)
+            self.devices.share(())  # lets go of the data
         kept = self.outcome.kept
         for group in self.plan.groups:  # those that were kept before a kill are in files
             for i in set(group.ids.tolist()) & {i for i, trees in kept.items() if isinstance(trees, str)}:
@@ -216,6 +228,13 @@ class _Run:
                 assert self.journal is not None
                 kept |= self.journal.load(kept[i], {i: lane})
         return self.outcome
+
+    def _agreed(self, rungs: Sequence[Rung] | None) -> Sequence[Rung] | None:
+        """What the first process's schedule says: on another machine its arithmetic may round otherwise."""
+        if not self.in_order:
+            return rungs
+        told = from_first(lambda: rungs and [[rung.ids, int(rung.units), int(rung.promoted)] for rung in rungs])
+        return told and [Rung(*rung) for rung in told]
 
     def _parts(self, rungs: Sequence[Rung]) -> Iterator[np.ndarray]:
         """The trials of rungs in parts that train one after the other: all, or as they are proposed."""
@@ -256,9 +275,9 @@ class _Run:
             return
 
         def stop(number: int, frame: Any) -> None:
-            if self.stopping:
+            if self.interrupted:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.interrupted, self.stopping = True, not self.in_order  # else when all processes know
             print("Stopping when the units that run are over; interrupt again to stop at once", file=sys.stderr)
 
         before = signal.signal(signal.SIGINT, stop)
@@ -302,10 +321,10 @@ class _Run:
     def _lanes(self, group: Group, count: int, units: int) -> int:
         """The group's lanes, or half, a quarter, ... of them for fewer trials, where that saves more than compiling."""
         lanes = most = self.most.get(self.plan.groups.index(group), group.lanes)
-        while lanes > 1 and -(-lanes // 2) >= count:
-            lanes = -(-lanes // 2)
+        while lanes > self.devices.count and self.devices.rounded(lanes / 2) >= count:
+            lanes = self.devices.rounded(lanes / 2)
         saved = (most - lanes) * units * self._unit_seconds(group)
-        return lanes if saved > compile_seconds() else most
+        return lanes if saved > self.compile_seconds else most
 
     def _unit_seconds(self, group: Group) -> float:
         return group.seconds / self.plan.expected
@@ -325,14 +344,15 @@ class _Run:
         """Waits for whatever is ready first, and goes on from there."""
         if not self.compiling and not self.running:
             return
+        waiting = [*self.running, *self.compiling]
         done, _ = concurrent.futures.wait(
-            [*self.compiling, *self.running], return_when=concurrent.futures.FIRST_COMPLETED
+            waiting[:1] if self.in_order else waiting, return_when=concurrent.futures.FIRST_COMPLETED
         )
         for future in done:
             if future in self.running:
                 self._unit_over(self.running.pop(future), future)
             else:
-                self._compiled(self.compiling.pop(future), future.result())
+                self._compiled(self.compiling.pop(future), future)
 
     def _prepare(self, batch: _Batch) -> None:
         """Chunks of the batch, if its program is there; else the program has to be compiled first."""
@@ -344,11 +364,18 @@ class _Run:
             if waiting[0].program == batch.program:
                 waiting.append(batch)
                 return
-        lowered = _lower(self.program, batch.group, batch.lanes, self.keys)
+        lowered = _lower(self.program, batch.group, batch.lanes, self.keys, self.devices)
         self.compiling[self.compilers.submit(lowered)] = [batch]
 
-    def _compiled(self, batches: list[_Batch], compiled: tuple[Any, Any]) -> None:
-        if batches[0].lanes > 1 and _needed(compiled) > self.memory:  # the plan's estimate was too low
+    def _told_by_all(self, result: Callable[[], Any]) -> list[Any]:
+        """What a future gave on each process, and whether any was interrupted."""
+        told = everywhere(lambda: [result(), self.interrupted])
+        self.stopping |= any(interrupted for _, interrupted in told)
+        return [value for value, _ in told]
+
+    def _compiled(self, batches: list[_Batch], future: concurrent.futures.Future) -> None:
+        needed, compiled = max(self._told_by_all(lambda: _needed(future.result()))), future.result()
+        if batches[0].lanes > self.devices.count and needed > self.memory:  # the plan's estimate was too low
             for batch in batches:
                 self._halve(batch, batch.ids)
             return
@@ -360,6 +387,7 @@ class _Run:
         """The chunk's hyperparameters as arrays, its lanes if they were parked, and its first unit."""
         group = chunk.batch.group
         padded = np.resize(chunk.ids, chunk.batch.lanes)  # repeats fill a chunk, and are not read
+        padded = padded[self.devices.places(chunk.batch.lanes)]
         values = {}
         for name in self.configurations[chunk.ids[0]]:
             column = [self.configurations[i][name] for i in padded]
@@ -371,24 +399,25 @@ class _Run:
             else:
                 values[name] = np.array(column, np.float32)
         hp = Hyperparameters({name: values[name] for name in group.structure()})
-        chunk.arguments = hp, padded.astype(np.int32), self.keys.trials
+        chunk.arguments = *self.devices.put((hp, padded.astype(np.int32))), self.key
         if chunk.unit:
             self._fetch(group, chunk.ids.tolist())
             lanes = [self.parked[i] for i in padded.tolist()]
-            chunk.lane = jax.device_put(jax.tree.map(_stack, *lanes))
+            chunk.lane = self.devices.put(jax.tree.map(_stack, *lanes))
         self._advance(chunk)
 
     def _advance(self, chunk: _Chunk) -> None:
-        rest = () if self.program.feed is None else (self.program.feed(chunk.unit),)
+        rest = () if self.program.feed is None else (self.devices.share(self.program.feed(chunk.unit)),)
         self.running[self.runners.submit(_unit, chunk, np.int32(chunk.unit), *rest)] = chunk
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
         share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
         rung = chunk.batch.rung
         try:
-            going = self._record(chunk, future.result())
+            parts = self._told_by_all(future.result)  # of each process the measures of its lanes
+            going = self._record(chunk, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or chunk.batch.lanes == 1:
+            if "RESOURCE_EXHAUSTED" not in str(error) or chunk.batch.lanes == self.devices.count:
                 raise
             self.done -= share * (chunk.unit - chunk.batch.start)
             same = [other for other in self.ready if other.batch is chunk.batch]  # those that wait behind it
@@ -432,7 +461,7 @@ class _Run:
         self.progress.unit(self.done, float(np.min(self.sign * measures["score"], where=going, initial=np.inf)))
         return bool(going.any())
 
-    def _write_down(self, journal: Journal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
+    def _write_down(self, journal: Journal | SharedJournal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
         """What a chunk's rung gave: its lanes first, then the record by which they are known."""
         outcome, ids = self.outcome, chunk.ids
         record = {
@@ -445,12 +474,12 @@ class _Run:
         journal.append(record)
         self._forget_files(journal)
 
-    def _restore(self, journal: Journal) -> None:
+    def _restore(self, journal: Journal | SharedJournal) -> None:
         """Where the journal's search was; lanes are read when they go on."""
         outcome, scores = self.outcome, self.outcome.history["score"]
         for record in journal.records[2:]:
             if "most" in record:
-                self.most[record["group"]] = record["most"]
+                self.most[record["group"]] = record["most"] * self.devices.count
             if "ids" not in record:
                 continue
             ids = np.asarray(record["ids"])
@@ -464,7 +493,7 @@ class _Run:
             outcome.kept |= dict.fromkeys(record["kept"], _lanes_file(record, "kept"))
         outcome.kept = {i: outcome.kept[i] for i in self._leaders(list(outcome.kept), self.plan.units, self.keep)}
 
-    def _forget_files(self, journal: Journal) -> None:
+    def _forget_files(self, journal: Journal | SharedJournal) -> None:
         """Removes files of lanes that have all gone on, or are no longer among the best."""
         for record in journal.records[2:]:
             for role, trees in (("parked", self.parked), ("kept", self.outcome.kept)):
@@ -496,10 +525,12 @@ class _Run:
 
     def _copy(self, chunk: _Chunk, ids: list[int]) -> list[int]:
         if ids:
-            lanes, inside = jax.device_get(chunk.lane), chunk.ids.tolist()
-            for i in ids:  # copies, so that one lane doesn't hold the memory of all
-                place = inside.index(i)
-                self.parked[i] = jax.tree.map(lambda leaf, place=place: leaf[place].copy(), lanes)
+            lanes, here = jax.device_get(chunk.lane), self.devices.places(chunk.batch.lanes)
+            places = {i: place - here.start for place, i in enumerate(chunk.ids.tolist()) if place in here}
+            own = {}
+            for i in set(ids) & set(places):  # copies, so that one lane doesn't hold the memory of all
+                own[i] = jax.tree.map(lambda leaf, place=places[i]: leaf[place].copy(), lanes)
+            self.parked |= gathered(own, lanes)
         return ids
 
     def _keep_best(self, chunk: _Chunk) -> list[int]:
@@ -509,10 +540,10 @@ class _Run:
         new = [i for i in best if i not in kept]
         self.outcome.kept = kept = {i: kept[i] for i in best if i in kept}
         if new:
-            places = np.resize([ids.index(i) for i in new], min(self.keep * self.repeats, len(ids)))
-            trees = jax.device_get(_take(self.extract(chunk.lane.carry), places))
-            for place, i in enumerate(new):
-                kept[i] = jax.tree.map(lambda leaf, place=place: leaf[place], trees)
+            lanes, most = self.extract(chunk.lane.carry), min(self.keep * self.repeats, len(ids))
+            found = self.devices.take(lanes, [ids.index(i) for i in new], chunk.batch.lanes, most)
+            found = gathered({ids[place]: tree for place, tree in found.items()}, lanes)
+            kept |= {i: found[i] for i in new}
         return new
 
     def _leaders(self, ids: Sequence[int], units: int, count: int) -> list[int]:
@@ -533,11 +564,11 @@ class _Run:
 
     def _halve(self, batch: _Batch, ids: np.ndarray) -> None:
         """For lanes that don't fit: the trials again, in half as many."""
-        lanes = -(-batch.lanes // 2)
+        lanes = self.devices.rounded(batch.lanes / 2)
         group = self.plan.groups.index(batch.group)
         self.most[group] = min(self.most.get(group, lanes), lanes)
         if self.journal is not None:
-            self.journal.append({"group": group, "most": lanes})
+            self.journal.append({"group": group, "most": lanes // self.devices.count})  # another day on more, or fewer
         self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))
 
 
@@ -550,7 +581,7 @@ def _unit(chunk: _Chunk, unit: np.int32, *rest: Any) -> dict[str, np.ndarray]:
     return jax.device_get(measures)
 
 
-def _lower(program: Program, group: Group, lanes: int, keys: Keys) -> Callable[[], tuple[Any, Any]]:
+def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devices) -> Callable[[], tuple[Any, Any]]:
     """Traces a group's programs now and here, since JAX's configuration is local to a thread; the call compiles."""
 
     def start(hp, trial_id, trials_key):
@@ -577,13 +608,15 @@ def _lower(program: Program, group: Group, lanes: int, keys: Keys) -> Callable[[
         diverged = jnp.where(lane.diverged < 0, noticed, lane.diverged)
         return Lane(carry, diverged), measures | {"diverged": diverged}
 
-    hp = jax.tree.map(lambda a: jax.ShapeDtypeStruct((lanes, *a.shape), a.dtype), group.structure())
-    ids, unit = jax.ShapeDtypeStruct((lanes,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
+    here = len(devices.places(lanes))
+    hp = jax.tree.map(lambda a: jax.ShapeDtypeStruct((here, *a.shape), a.dtype), group.structure())
+    ids, unit = jax.ShapeDtypeStruct((here,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     key = keys.trials
-    rest = () if program.feed is None else (program.feed(0),)
-    starter = jax.jit(jax.vmap(start, in_axes=(0, 0, None)))
+    rest = () if program.feed is None else (devices.share(program.feed(0)),)
+    axes = (0, 0, 0, None, None) + (None,) * len(rest)
+    starter = devices.over_lanes(jax.vmap(start, in_axes=(0, 0, None)), (0, 0, None))
     lane = jax.eval_shape(starter, hp, ids, key)
-    advancer = jax.jit(_over_lanes(advance, lanes, (0, 0, 0, None, None) + (None,) * len(rest)), donate_argnums=1)
+    advancer = devices.over_lanes(_over_lanes(advance, lanes // devices.count, axes), axes, donate_argnums=1)
     lowered = starter.lower(hp, ids, key), advancer.lower(hp, lane, ids, key, unit, *rest)
     return lambda: (lowered[0].compile(), lowered[1].compile())
 
@@ -611,14 +644,12 @@ def _lane_shape(program: Program, group: Group, keys: Keys) -> Lane:
     """One lane of a group, as shapes."""
     carry = jax.eval_shape(lambda hp, key: program.init(hp, key), group.structure(), keys.trials)
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(carry)):
-        raise TypeError("a journal can't hold typed PRNG keys; let the program carry jax.random.key_data(key)")
+        raise TypeError(
+            "lanes with typed PRNG keys can't be written to a journal or sent to other hosts; let the program carry "
+            "jax.random.key_data(key)"
+        )
     return Lane(carry, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _stack(*leaves: Any) -> Any:
     return np.stack(leaves) if isinstance(leaves[0], np.ndarray) else jnp.stack(leaves)  # PRNG keys stay JAX's
-
-
-@jax.jit
-def _take(tree: Any, places: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[places], tree)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jaxnet.search.cost import CostModel, structure
+from jaxnet.search.devices import Devices
 from jaxnet.search.space import Hyperparameters, Space
 from jaxnet.training import Program
 
@@ -27,8 +28,8 @@ class Group:
 
     ``ids`` are the trials, which a sampler that learns adds to; ``static`` the values compiled in; ``floats`` the names
     of traced numbers; ``sizes`` by name ``(least, bound)``, the smallest value in the group and the padded width;
-    ``lanes`` how many run at once; ``bytes`` an estimate of what they hold, from above; ``waste`` the share of
-    arithmetic spent on padding; ``seconds`` a rough estimate of one trial's run.
+    ``lanes`` how many run at once, on all devices; ``bytes`` an estimate of what they hold on each, from above;
+    ``waste`` the share of arithmetic spent on padding; ``seconds`` a rough estimate of one trial's run.
     """
 
     ids: np.ndarray
@@ -72,7 +73,7 @@ class Plan:
 
     ``units`` is the most that a trial trains, ``expected`` what it does on average; ``work`` a rough estimate of the
     run of all groups one after the other, in seconds; ``failed`` has by trial why it can't be trained; ``repeats`` is
-    how many seeds each configuration has, each a trial here.
+    how many seeds each configuration has, each a trial here; ``devices`` how many share the lanes, on all hosts.
     """
 
     groups: list[Group]
@@ -81,6 +82,7 @@ class Plan:
     work: float
     failed: dict[int, str] = dataclasses.field(default_factory=dict)
     repeats: int = 1
+    devices: int = 1
 
     def __repr__(self) -> str:
         return f"Plan({self.trials} trials, {self.units} units, {len(self.groups)} compiled programs)"
@@ -118,6 +120,7 @@ class Plan:
         head = (
             f"{self.trials} trials{seeds} of {of} units: {len(self.groups)} compiled programs, "
             f"{self.waste:.0%} of the arithmetic is padding, at most {_bytes(most)} at once"
+            + (f" on each of {self.devices} devices" if self.devices > 1 else "")
         )
         failed = [f"{len(self.failed)} trials fail: {next(iter(self.failed.values()))}"] if self.failed else []
         return "\n".join([head, *lines, *failed])
@@ -136,6 +139,7 @@ def make_plan(
     together: int | None = None,
     check: Callable[[Mapping[str, Any]], None] = lambda configuration: None,
     strict: bool = True,
+    devices: Devices | None = None,
 ) -> Plan:
     """Groups trials by what must be static, sorts each group by cost and cuts it where padding costs most.
 
@@ -147,16 +151,20 @@ def make_plan(
       units: of budget for each trial, at most.
       ids: the trials to plan for; the default is all.
       expected: of budget for each trial on average, where a schedule stops some; the default is ``units``.
-      memory: bytes for the lanes that run at once; the default is what the device has free, with a margin.
-      lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests.
+      memory: bytes for the lanes that run at once on a device; the default is what it has free, with a margin.
+      lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests; rounded up to a multiple
+        of the devices.
       together: how many trials there are at a time, at most, where not all of them are known from the start.
       check: called with one trial's configuration of those that have the same static values; raises if no trial can be
         made of it. Such trials, and those whose program can't be traced, are in ``failed``.
       strict: whether to raise what the first trial raised, if all fail.
+      devices: that share the lanes of a chunk; the default is all.
     """
-    feed = None if program.feed is None else program.feed(0)
-    memory = free_memory() if memory is None else memory
+    devices = devices or Devices()
+    feed = None if program.feed is None else devices.share(program.feed(0))
+    memory = free_memory(devices) if memory is None else memory
     expected = float(units if expected is None else expected)
+    taken = expected / speedup(devices)
     groups, failed, errors = [], {}, []
     for (kinds, values), members in _by_static(space, configurations, ids).items():
         static = {name: value for name, _, value in values}
@@ -170,11 +178,14 @@ def make_plan(
             errors.append(error)
             failed |= dict.fromkeys(members, message(error))
             continue
-        groups += _cut(model, static, floats, sizes, own, np.array(members), expected, memory, lanes, together)
+        groups += _cut(
+            model, static, floats, sizes, own, np.array(members), taken, memory, lanes, together, devices.count
+        )
     if errors and not groups and strict:
         raise errors[0]
     groups.sort(key=lambda group: -group.total / group.chunks)  # what takes longest first, so that no core ends alone
-    return Plan(groups, units, expected, sum(group.total for group in groups), dict(sorted(failed.items())))
+    work = sum(group.total for group in groups)
+    return Plan(groups, units, expected, work, dict(sorted(failed.items())), devices=devices.count)
 
 
 def message(error: Exception) -> str:
@@ -208,6 +219,7 @@ def _cut(
     memory: int,
     lanes: int | None,
     together: int | None,
+    devices: int = 1,
 ) -> list[Group]:
     alone = _seconds(model(own, own)) * units
     order = np.lexsort((ids, alone))
@@ -233,7 +245,8 @@ def _cut(
         high, low = own[members].max(axis=0), own[members].min(axis=0)
         cost = model(high[None], low[None])[0]
         count = edges[end] - edges[start]
-        width = lanes or _lanes(cost, min(count, together or count), memory)
+        most = -(-count // devices)  # on a device
+        width = -(-lanes // devices) if lanes else _lanes(cost, min(count, together or count), memory, devices)
         seconds = float(_seconds(cost[None])[0]) * units
         groups.append(
             Group(
@@ -241,8 +254,8 @@ def _cut(
                 static=static,
                 floats=floats,
                 sizes={name: (int(low[j]), int(high[j])) for j, name in enumerate(sizes)},
-                lanes=min(width, count),
-                bytes=int(_held(cost) * min(width, count)),
+                lanes=int(min(width, most) * devices),
+                bytes=int(_held(cost) * min(width, most)),
                 waste=max(0.0, 1 - float(alone[members].mean()) / seconds),
                 seconds=seconds,
             )
@@ -251,12 +264,12 @@ def _cut(
     return groups[::-1]
 
 
-def _lanes(cost: np.ndarray, count: int, memory: int) -> int:
-    """As many lanes as fit, with the fewest of them empty in the last chunk; on a CPU, fit in the cache too."""
-    most = max(1, min(count, int(memory // _held(cost))))
+def _lanes(cost: np.ndarray, count: int, memory: int, devices: int = 1) -> int:
+    """On each device as many lanes as fit, with the fewest empty in the last chunk; on a CPU, fit in the cache too."""
+    most = max(1, min(-(-count // devices), int(memory // _held(cost))))
     if jax.default_backend() == "cpu":
-        most = max(1, min(most, int(CPU_CACHE // cost[2]), -(-count // cores())))
-    return min(range(-(-most // 2), most + 1), key=lambda lanes: (-count % lanes, -lanes))
+        most = max(1, min(most, int(CPU_CACHE // cost[2]), -(-count // max(cores(), devices))))
+    return min(range(-(-most // 2), most + 1), key=lambda lanes: (-count % (lanes * devices), -lanes))
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -280,6 +293,11 @@ def _rates() -> tuple[float, float, float]:
     return flops, bandwidth, compiling
 
 
+def speedup(devices: Devices) -> int:
+    """How many times as fast as one device they are; those of one CPU share its cores."""
+    return devices.count // len(devices.local) if jax.default_backend() == "cpu" else devices.count
+
+
 def compile_seconds() -> float:
     """Roughly what it takes to compile a group's programs."""
     return _rates()[2]
@@ -290,18 +308,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def concurrent_chunks(chunks: int) -> int:
-    """How many chunks run at once: on a CPU one a core, since a single small matmul doesn't keep two cores busy."""
-    return min(cores(), chunks) if jax.default_backend() == "cpu" else 1
+def concurrent_chunks(chunks: int, devices: int = 1) -> int:
+    """How many chunks run at once: on a CPU one a core, since a single small matmul doesn't keep two cores busy.
+
+    Where several devices share a chunk, one: they are all busy, and processes must come to their chunks in one order.
+    """
+    return min(cores(), chunks) if jax.default_backend() == "cpu" and devices == 1 else 1
 
 
-def free_memory() -> int:
-    """Three quarters of what the first device has free; on a CPU half of the machine's free memory."""
-    statistics = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    if statistics and "bytes_limit" in statistics:
-        return int(0.75 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+def free_memory(devices: Devices) -> int:
+    """Three quarters of what is free on the fullest device of this process; on a CPU half of the machine's free memory,
+    in equal parts."""
+    statistics = [device.memory_stats() for device in devices.local if device.platform != "cpu"]
+    free = [s["bytes_limit"] - s.get("bytes_in_use", 0) for s in statistics if s and "bytes_limit" in s]
+    if free:
+        return int(0.75 * min(free))
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // len(devices.local)
     except (ValueError, OSError, AttributeError):
         return 4 * 2**30
 

@@ -58,6 +58,7 @@ class SearchResult:
       names: the hyperparameters' names.
       plan: how the trials were grouped; None for a result that was loaded.
       compile_seconds, run_seconds: time spent waiting for compilation, and running, in seconds.
+      devices: how many shared the lanes, on all hosts.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class SearchResult:
         maximize: bool = False,
         messages: Mapping[int, str] | None = None,
         repeated: Mapping[str, np.ndarray] | None = None,
+        devices: int = 1,
     ):
         self.table, self.history, self.names = table, history, names
         self.maximize, self.messages = maximize, dict(messages or {})
         self.repeated = dict(repeated or {name: values[:, None] for name, values in history.items()})
         self.plan, self.compile_seconds, self.run_seconds = plan, compile_seconds, run_seconds
+        self.devices = devices
         self._kept, self._retrain = dict(kept or {}), retrain
 
     @property
@@ -224,6 +227,7 @@ class SearchResult:
             "names": self.names, "columns": list(self.table), "objects": objects, "maximize": self.maximize,
             "messages": [[i, why] for i, why in self.messages.items()],
             "kept": list(self._kept), "compile_seconds": self.compile_seconds, "run_seconds": self.run_seconds,
+            "devices": self.devices,
         }  # fmt: skip
         write_arrays(path, FORMAT, header, arrays)
 
@@ -256,6 +260,7 @@ class SearchResult:
         result = cls(
             table, history, header["names"], maximize=header["maximize"], messages=dict(header["messages"]),
             repeated=repeated, compile_seconds=header["compile_seconds"], run_seconds=header["run_seconds"],
+            devices=header["devices"],
         )  # fmt: skip
         if trial is not None and spec is not None:
             for lane in header["kept"]:

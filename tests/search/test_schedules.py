@@ -189,9 +189,9 @@ def test_survivors_move_into_a_smaller_program(monkeypatch):
     lowered = []
     lower = jn.search.lanes._lower
 
-    def counted(program, group, lanes, keys):
+    def counted(program, group, lanes, keys, devices):
         lowered.append(lanes)
-        return lower(program, group, lanes, keys)
+        return lower(program, group, lanes, keys, devices)
 
     monkeypatch.setattr("jaxnet.search.lanes._lower", counted)
     small = search(jn.search.successive_halving(), lanes=8)
