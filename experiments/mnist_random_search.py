@@ -10,6 +10,7 @@ The test set is looked at only once the validation set has ranked the trials, an
 
 Writes into the output folder:
   results.csv     a row a trial: hyperparameters, errors, losses, and the step at which it diverged, if it did
+  search.html     everything that the search saw, to explore in a browser: one file, without a network
   search.png      validation error against each hyperparameter, all learning curves, and the best so far
   search.msgpack  the search itself, for ``jn.search.SearchResult.load``: table, curves and the ten best networks
   best.npz        the network to use, of the retrained ones the best on validation data, as plain NumPy arrays:
@@ -28,10 +29,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 
 import jaxnet as jn
-from experiments import mnist, plots
+from experiments import mnist
 
 SPACE = jn.Space(
     learning_rate=jn.log_uniform(1e-3, 1e-1),
@@ -47,6 +47,10 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 # epochs, momentum at 2 % for about a fifth more time. Adam suits the low end of the space only: at 0.03 it's at 4 %.
 OPTIMIZER = "momentum"
 BATCH_SIZE = 128  # smaller ones take more passes over the weights in an epoch, larger ones more epochs
+LABELS = {
+    "score": "validation error (%)", "units": "epoch",
+    "learning_rate": "learning rate", "l2": "l2 penalty", "hidden": "hidden units",
+}  # fmt: skip
 BEST = 10  # as many rows are printed, and as many networks kept
 LONGER = 2  # the best is retrained for so many times the search's epochs: cheap for one trial, and it still improves
 
@@ -78,25 +82,6 @@ def make_trial(optimizer: str, batch_size: int) -> Callable[[Any], jn.Trial]:
         )
 
     return trial
-
-
-def picture(result: jn.search.SearchResult, best: Sequence[int]) -> Figure:
-    """Everything that the search saw, in percent; ``best`` are the ids to highlight, the very best first."""
-    errors, error = 100 * result.table["score"], "validation error (%)"
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    mosaic: Any = [["learning_rate"] * 2 + ["l2"] * 2 + ["hidden"] * 2, ["curves"] * 3 + ["best"] * 3]
-    axes = figure.subplot_mosaic(mosaic)
-    for name, label in {"learning_rate": "learning rate", "l2": "l2 penalty", "hidden": "hidden units"}.items():
-        plots.scatter(axes[name], SPACE.distribution(name, {}), result.table[name], errors, best)
-        axes[name].set(xlabel=label)
-    axes["learning_rate"].set(ylabel=error)
-    axes["hidden"].xaxis.set_major_formatter("{x:g}")
-    axes["learning_rate"].legend(handles=plots.key(len(best), bool(np.isnan(errors).any())), frameon=False)
-    plots.curves(axes["curves"], 100 * result.curves, best)
-    axes["curves"].set(xlabel="epoch", ylabel=error)
-    plots.best_so_far(axes["best"], errors)
-    axes["best"].set(xlabel="trials", ylabel=f"best {error} so far")
-    return figure
 
 
 def load(examples: int | None) -> mnist.Splits:
@@ -178,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ranked = result.ranked(BEST)
     result.to_csv(options.output / "results.csv")
     result.save(options.output / "search.msgpack")
-    picture(result, [row["id"] for row in ranked]).savefig(options.output / "search.png", dpi=130)
+    result.plot(best=BEST, factor=100, labels=LABELS).savefig(options.output / "search.png", dpi=130)
+    result.report(options.output / "search.html", title="Random search over MNIST networks")
     if not ranked:
         raise SystemExit("All configurations diverged, so there is no best one; try more trials or another optimizer.")
 
@@ -210,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = fits[int(np.nanargmin(errors[:, 0]))]
     arrays = {f"{layer}_{name}": chosen.params[layer][name] for layer in ("hidden", "output") for name in ("w", "b")}
     np.savez(options.output / "best.npz", **jax.device_get(arrays))
-    print(f"\nresults.csv, search.png, search.msgpack and best.npz are in {options.output}")
+    print(f"\nresults.csv, search.html, search.png, search.msgpack and best.npz are in {options.output}")
     print(f"{time.perf_counter() - started:.0f} s in all")
 
 

@@ -20,7 +20,7 @@ from jaxnet.search.journal import Journal, data_text, digest, function_text
 from jaxnet.search.lanes import Proposals, run_plan
 from jaxnet.search.planning import Group, Plan, make_plan
 from jaxnet.search.progress import Progress
-from jaxnet.search.result import Network, SearchResult, kept_network
+from jaxnet.search.result import Network, SearchResult, executed_rungs, kept_network, measured_groups
 from jaxnet.search.schedules import Schedule
 from jaxnet.search.space import Distribution, Hyperparameters, Space
 from jaxnet.training import Data, Keys, Program, Trial, check_trial, fit, supervised
@@ -80,7 +80,7 @@ def run(
         a kill or an interrupt at any moment the same call goes on where it was, and ends in the same table. A folder of
         another search (space, key, trial function, data, versions) is refused with what differs. What the trial
         function calls isn't looked into.
-      progress: None shows a bar when standard error is a terminal.
+      progress: None shows what runs, what is best and how trials ended, when standard error is a terminal.
 
     A lane whose loss or parameters go non-finite is frozen at that step, keeps its last finite parameters, is marked
     "diverged", is never best, and touches no other lane. A configuration from which no trial can be built (a kernel
@@ -118,7 +118,9 @@ def run(
             opened = Journal if alone else SharedJournal
             setup.journal = stack.enter_context(opened(directory, about))
         the_plan = setup.agreed_plan()
-        bar = stack.enter_context(Progress(setup.trials * repeats, epochs, progress if first else False))
+        bar = stack.enter_context(
+            Progress(setup.lanes, setup.trials * repeats, progress if first else False, maximize, repeats)
+        )
         try:
             outcome = run_plan(
                 setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
@@ -471,6 +473,8 @@ class _Setup:
         return SearchResult(
             columns, history, names, plan=the_plan, kept=kept, retrain=self._retrain if self.make_trial else None,
             maximize=self.maximize, messages=messages, repeated=repeated, devices=the_plan.devices,
+            scales=self.space.scales(configurations), groups=measured_groups(the_plan, outcome.measured),
+            rungs=executed_rungs(outcome.rungs, trials),
             compile_seconds=outcome.compile_seconds, run_seconds=outcome.run_seconds,
         )  # fmt: skip
 

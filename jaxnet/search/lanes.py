@@ -50,12 +50,27 @@ class Proposals(NamedTuple):
 
 
 @dataclasses.dataclass
+class Measured:
+    """What a group took: bytes of its largest program, seconds to trace and compile, and seconds of its units.
+
+    ``lanes`` is how many ran at once, where fewer than planned did. Programs compile, and on a CPU chunks run, side by
+    side, so that the groups' seconds may add up to more than the search's.
+    """
+
+    lanes: int | None = None
+    bytes: int = 0
+    compile_seconds: float = 0.0
+    run_seconds: float = 0.0
+
+
+@dataclasses.dataclass
 class Outcome:
     """What running a plan gives.
 
     ``history`` has a float64 array ``[trials, units]`` for each measure, NaN where a trial wasn't trained or had
     diverged; ``diverged`` is ``[trials]``, the step or -1; ``kept`` has trees of the best trials by id;
-    ``compile_seconds`` is the time in which programs were traced or compiled and no trial ran.
+    ``compile_seconds`` is the time in which programs were traced or compiled and no trial ran; ``measured`` what each
+    group took; ``rungs`` the schedule's steps, each the rungs that were trained side by side.
     """
 
     history: dict[str, np.ndarray]
@@ -63,6 +78,8 @@ class Outcome:
     kept: dict[int, Any]
     compile_seconds: float = 0.0
     run_seconds: float = 0.0
+    measured: dict[Group, Measured] = dataclasses.field(default_factory=lambda: collections.defaultdict(Measured))
+    rungs: list[Sequence[Rung]] = dataclasses.field(default_factory=list)
 
 
 def run_plan(
@@ -175,13 +192,13 @@ class _Run:
         self.sign, self.repeats = -1 if maximize else 1, plan.repeats
         self.trials = proposals.trials if proposals else len(configurations) // plan.repeats
         lanes = self.trials * plan.repeats
-        self.progress = progress or Progress(lanes, plan.units, show=False)
+        self.progress = progress or Progress(configurations, lanes, show=False)
         self.outcome = Outcome({"score": np.full((lanes, plan.units), np.nan)}, np.full(lanes, -1), {})
         self.units = np.zeros(lanes, int)  # that each has trained for
         self.reached = np.zeros(self.trials, int)  # units to which the schedule has sent each trial
         self.rung = np.zeros(lanes, int)  # which of the rungs that train side by side each is in
         self.parked: dict[int, Any] = {}  # of those that may go on, the lane on the host, or the file it is in
-        self.done, self.finished, self.interrupted, self.stopping = 0.0, 0, False, False
+        self.done, self.interrupted, self.stopping = 0.0, False, False
         self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups) or lanes, devices.count)
         self.memory = min(everywhere(lambda: free_memory(devices))) // self.at_once
         self.compile_seconds = from_first(compile_seconds)
@@ -208,7 +225,7 @@ class _Run:
             with self._stopping_in_good_order():
                 rungs = self._agreed(next(steps, None))
                 while rungs is not None:
-                    self.finished = (self.trials - sum(len(rung.ids) for rung in rungs)) * self.repeats
+                    self.outcome.rungs.append(rungs)
                     self.rung[:] = -1  # who is paused since an earlier step is in none of these
                     for ids in self._parts(rungs):
                         self._train(rungs, ids)
@@ -217,10 +234,14 @@ class _Run:
                     except StopIteration:
                         rungs = None
                     rungs = self._agreed(rungs)
+            self.rung[:] = -1
+            self._tell()
         finally:
             self.compilers.shutdown(cancel_futures=True)
             self.runners.shutdown(cancel_futures=True)
             self.devices.share(())  # lets go of the data
+        for number, lanes in self.most.items():
+            self.outcome.measured[self.plan.groups[number]].lanes = lanes
         kept = self.outcome.kept
         for group in self.plan.groups:  # those that were kept before a kill are in files
             for i in set(group.ids.tolist()) & {i for i, trees in kept.items() if isinstance(trees, str)}:
@@ -300,6 +321,7 @@ class _Run:
             if self.stopping and idle:
                 raise KeyboardInterrupt
             self._go_on()
+            self._tell()
             self._await()
             elapsed = time.perf_counter() - started
             self.outcome.compile_seconds += idle * elapsed
@@ -364,8 +386,9 @@ class _Run:
             if waiting[0].program == batch.program:
                 waiting.append(batch)
                 return
-        lowered = _lower(self.program, batch.group, batch.lanes, self.keys, self.devices)
-        self.compiling[self.compilers.submit(lowered)] = [batch]
+        lowered, seconds = _timed(_lower, self.program, batch.group, batch.lanes, self.keys, self.devices)
+        self.outcome.measured[batch.group].compile_seconds += seconds
+        self.compiling[self.compilers.submit(_timed, lowered)] = [batch]
 
     def _told_by_all(self, result: Callable[[], Any]) -> list[Any]:
         """What a future gave on each process, and whether any was interrupted."""
@@ -374,11 +397,15 @@ class _Run:
         return [value for value, _ in told]
 
     def _compiled(self, batches: list[_Batch], future: concurrent.futures.Future) -> None:
-        needed, compiled = max(self._told_by_all(lambda: _needed(future.result()))), future.result()
+        needed = max(self._told_by_all(lambda: _needed(future.result()[0])))
+        compiled, seconds = future.result()
+        measured = self.outcome.measured[batches[0].group]
+        measured.compile_seconds += seconds
         if batches[0].lanes > self.devices.count and needed > self.memory:  # the plan's estimate was too low
             for batch in batches:
                 self._halve(batch, batch.ids)
             return
+        measured.bytes = max(measured.bytes, needed)
         self.programs[batches[0].program] = compiled
         for batch in batches:
             self._prepare(batch)
@@ -408,13 +435,14 @@ class _Run:
 
     def _advance(self, chunk: _Chunk) -> None:
         rest = () if self.program.feed is None else (self.devices.share(self.program.feed(chunk.unit)),)
-        self.running[self.runners.submit(_unit, chunk, np.int32(chunk.unit), *rest)] = chunk
+        self.running[self.runners.submit(_timed, _unit, chunk, np.int32(chunk.unit), *rest)] = chunk
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
         share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
         rung = chunk.batch.rung
         try:
-            parts = self._told_by_all(future.result)  # of each process the measures of its lanes
+            parts = self._told_by_all(lambda: future.result()[0])  # of each process the measures of its lanes
+            self.outcome.measured[chunk.batch.group].run_seconds += future.result()[1]
             going = self._record(chunk, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or chunk.batch.lanes == self.devices.count:
@@ -439,14 +467,12 @@ class _Run:
         if chunk.unit < rung.units:  # interrupted
             parked = self._copy(chunk, [i for i in chunk.ids.tolist() if self.outcome.diverged[i] < 0])
         elif rung.units == self.plan.units:
-            self.finished += len(chunk.ids)
             if self.keep:
                 kept = self._keep_best(chunk)
         elif rung.promoted:
             parked = self._park(chunk, rung.promoted)
         if self.journal is not None:
             self._write_down(self.journal, chunk, parked, kept)
-        self.progress.chunk(self.finished, self.done)
 
     def _record(self, chunk: _Chunk, measures: dict[str, np.ndarray]) -> bool:
         """Writes down what a unit measured; whether any lane goes on."""
@@ -458,8 +484,27 @@ class _Run:
         for name, value in measures.items():
             column = outcome.history.setdefault(name, np.full_like(outcome.history["score"], np.nan))
             column[ids, chunk.unit] = np.where(going, value, np.nan)
-        self.progress.unit(self.done, float(np.min(self.sign * measures["score"], where=going, initial=np.inf)))
+        self.progress.unit(ids, np.where(going, measures["score"], np.nan))
         return bool(going.any())
+
+    def _tell(self) -> None:
+        """Shows how the search stands, where somebody sees it."""
+        if not self.progress.shown:
+            return
+        running = []
+        for chunk in self.running.values():
+            group, rung = chunk.batch.group, chunk.batch.rung
+            what = ", ".join(filter(None, (group.sizes_text, group.static_text)))
+            count = f"{len(chunk.ids)} trial{'s' * (len(chunk.ids) > 1)}"
+            running.append(f"{count}, unit {chunk.unit + 1} of {rung.units}{': ' * bool(what)}{what}")
+        fine, full = self.outcome.diverged < 0, self.units == self.plan.units
+        ends = {
+            "completed": fine & full,
+            "stopped": fine & ~full & (self.rung < 0) & (self.units > 0),
+            "diverged": ~fine,
+        }
+        counts = {name: int(who.sum()) for name, who in ends.items()} | {"failed": len(self.plan.failed)}
+        self.progress.now(self.done, running, len(self.compiling), counts)
 
     def _write_down(self, journal: Journal | SharedJournal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
         """What a chunk's rung gave: its lanes first, then the record by which they are known."""
@@ -570,6 +615,12 @@ class _Run:
         if self.journal is not None:
             self.journal.append({"group": group, "most": lanes // self.devices.count})  # another day on more, or fewer
         self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What the function returns, and the seconds that it took."""
+    started = time.perf_counter()
+    return function(*arguments), time.perf_counter() - started
 
 
 def _unit(chunk: _Chunk, unit: np.int32, *rest: Any) -> dict[str, np.ndarray]:

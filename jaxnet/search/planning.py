@@ -51,6 +51,16 @@ class Group:
         """A rough estimate of the run of all its trials, in seconds."""
         return self.seconds * len(self.ids)
 
+    @property
+    def sizes_text(self) -> str:
+        """The ranges of its sizes, for people."""
+        return ", ".join(f"{n} {low}-{high}" if low < high else f"{n} {high}" for n, (low, high) in self.sizes.items())
+
+    @property
+    def static_text(self) -> str:
+        """What is compiled in, for people."""
+        return ", ".join(f"{n}={getattr(v, '__name__', v)}" for n, v in self.static.items())
+
     def structure(self) -> Hyperparameters:
         """The hyperparameters of one lane as shapes."""
         leasts, bounds = zip(*self.sizes.values(), strict=True) if self.sizes else ((), ())
@@ -100,14 +110,11 @@ class Plan:
     def __str__(self) -> str:
         rows = [("group", "trials", "sizes", "compiled in", "lanes", "chunks", "padding", "bytes", "cost")]
         for i, group in enumerate(self.groups):
-            sizes = ", ".join(
-                f"{n} {low}-{high}" if low < high else f"{n} {high}" for n, (low, high) in group.sizes.items()
-            )
-            static = ", ".join(f"{n}={getattr(v, '__name__', v)}" for n, v in group.static.items())
             rows.append(
                 (
-                    str(i + 1), str(len(group.ids)), sizes or "-", static or "-", str(group.lanes), str(group.chunks),
-                    f"{group.waste:.0%}", _bytes(group.bytes), f"{group.total / self.work:.0%}",
+                    str(i + 1), str(len(group.ids)), group.sizes_text or "-", group.static_text or "-",
+                    str(group.lanes), str(group.chunks), f"{group.waste:.0%}", _bytes(group.bytes),
+                    f"{group.total / self.work:.0%}",
                 )
             )  # fmt: skip
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

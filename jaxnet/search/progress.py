@@ -4,52 +4,126 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+
+MOST_LINES = 4  # of what runs at the moment
 
 
 class Progress:
-    """Configurations done, best score so far and time left, as a bar of rich; nothing where output isn't a terminal.
+    """What runs, the best configuration so far, how trials ended, and time left; nothing where there is no terminal.
 
     Args:
-      trials, units: of the whole search.
-      show: None shows it on a terminal only.
+      configurations: of the search by id of a lane, as far as they are known; it may grow.
+      lanes: how many there will be.
+      show: None shows it when standard error is a terminal.
+      maximize: whether higher scores are better.
+      repeats: lanes of each trial.
     """
 
-    def __init__(self, trials: int, units: int, show: bool | None = None):
-        self._bar: Any = None
-        self._best = math.nan
+    def __init__(
+        self,
+        configurations: Sequence[Mapping[str, Any]],
+        lanes: int,
+        show: bool | None = None,
+        maximize: bool = False,
+        repeats: int = 1,
+    ):
+        self.configurations, self.lanes, self.maximize, self.repeats = configurations, lanes, maximize, repeats
+        self.best: tuple[float, int] | None = None  # score and lane
+        self.share, self.running, self.compiling, self.counts = 0.0, [], 0, {}
+        self._live: Any = None
         if not (sys.stderr.isatty() if show is None else show):
             return
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.live import Live
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
+        self._console = Console(stderr=True)
         self._bar = Bar(
-            TextColumn("{task.fields[doing]}"), BarColumn(), TextColumn("configurations"),
-            TextColumn("{task.fields[done]}/{task.fields[trials]}"), TextColumn("best {task.fields[best]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
+            BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[done]}"), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), console=self._console,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=1.0, doing="compiling", done=0, trials=trials, best="-")
+        self._task = self._bar.add_task("", total=1.0, done=self._done())
+        self._live = Live(get_renderable=self._lines, console=self._console, transient=True, refresh_per_second=4)
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is anybody to tell."""
+        return self._live is not None
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
+        if self.shown:
+            self._live.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, error: Any, *_: Any) -> None:
+        if self.shown:
+            self._live.stop()
+            if error is None:
+                elapsed = self._bar.tasks[0].elapsed or 0.0
+                best = (
+                    ""
+                    if self.best is None
+                    else f"; best score at any time {self.best[0]:.4g}, trial {self.best[1] // self.repeats}"
+                )
+                self._console.print(f"{self._done()} in {elapsed:.0f} s{best}", markup=False, highlight=False)
 
-    def unit(self, share: float, best: float) -> None:
-        """A unit of a chunk is over: ``share`` of the search's work is done, ``best`` is its lowest score."""
-        if not self._best <= best:
-            self._best = best
-        if self._bar is not None:
-            best_text = f"{self._best:.4g}" if math.isfinite(self._best) else "-"
-            self._bar.update(self._task, completed=share, best=best_text, doing="training")
+    def unit(self, ids: Sequence[int] | np.ndarray, scores: np.ndarray) -> None:
+        """A unit of a chunk is over: its trials, and their scores, NaN for those that don't go on."""
+        if not self.shown or not np.isfinite(scores).any():
+            return
+        i = int(np.nanargmax(scores) if self.maximize else np.nanargmin(scores))
+        better = self.best is None or (scores[i] > self.best[0] if self.maximize else scores[i] < self.best[0])
+        if better:
+            self.best = float(scores[i]), int(ids[i])
 
-    def chunk(self, finished: int, share: float) -> None:
-        """So many configurations have finished, and ``share`` of the search's work is done."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=share, done=finished)
+    def now(self, share: float, running: Sequence[str], compiling: int, counts: Mapping[str, int]) -> None:
+        """How it stands.
+
+        Args:
+          share: of the search's work that is done.
+          running: a line for each chunk that runs. compiling: how many programs are being compiled.
+          counts: how many lanes are over, by how they ended.
+        """
+        if self.shown:
+            self.share, self.running, self.compiling, self.counts = share, list(running), compiling, dict(counts)
+            self._bar.update(self._task, completed=min(share, 1.0), done=self._done())
+
+    def _done(self) -> str:
+        done = sum(self.counts.values())
+        bad = "".join(f", {count} {name}" for name, count in self.counts.items() if count and name != "completed")
+        seeds = f", {self.repeats} seeds each" if self.repeats > 1 else ""
+        return f"{done // self.repeats}/{self.lanes // self.repeats} configurations{seeds}{bad}"
+
+    def _lines(self) -> Any:
+        """What the terminal shows, read by the thread that draws it."""
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = []
+        if self.best is not None and math.isfinite(self.best[0]):
+            score, lane = self.best
+            lines.append(f"best     {score:.4g}, trial {lane // self.repeats}: {_told(self.configurations[lane])}")
+        running = self.running
+        lines += [f"{'running ' if i == 0 else '        '} {line}" for i, line in enumerate(running[:MOST_LINES])]
+        if len(running) > MOST_LINES:
+            lines.append(f"         and {len(running) - MOST_LINES} more")
+        if self.compiling:
+            lines.append(f"compiles {self.compiling} program{'s' * (self.compiling > 1)}")
+        return Group(self._bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+def _told(configuration: Mapping[str, Any]) -> str:
+    """
+    >>> _told({"rate": 0.012345, "hidden": 100, "act": max})
+    'rate 0.01234, hidden 100, act max'
+    """
+    parts = []
+    for name, value in configuration.items():
+        number = isinstance(value, float)
+        parts.append(f"{name} {value:.4g}" if number else f"{name} {getattr(value, '__name__', value)}")
+    return ", ".join(parts)

@@ -6,22 +6,27 @@ import csv
 import functools
 import io
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxnet.checkpoint import as_trees, by_path, read_arrays, replacing, write_arrays
 from jaxnet.layer import Layer, Spec
 from jaxnet.ops.parameters import unpad
-from jaxnet.search.lanes import concrete
-from jaxnet.search.planning import Plan
-from jaxnet.search.space import Hyperparameters
+from jaxnet.search.lanes import Measured, concrete
+from jaxnet.search.planning import Group, Plan
+from jaxnet.search.schedules import Rung
+from jaxnet.search.space import Hyperparameters, Scale
 from jaxnet.training import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = "result of a search"
 
 Row = dict[str, Any]
+Columns = dict[str, np.ndarray]
 
 
 class Network(NamedTuple):
@@ -56,6 +61,14 @@ class SearchResult:
       maximize: whether a higher score is better.
       messages: why trials failed, by id.
       names: the hyperparameters' names.
+      scales: by name, whether a hyperparameter is "linear", "log" or a "category", and its bounds or values.
+      groups: dict of columns, one row for each group of trials that shared a compiled program: ``ids`` (an array),
+        ``lanes``, ``chunks``, ``sizes`` and ``compiled_in`` (text), ``bytes`` (of its largest program, as the compiler
+        knows it; 0 where it doesn't), ``padding`` (the share of arithmetic spent on it, estimated), ``compile_seconds``
+        and ``run_seconds``. Groups compile, and on a CPU run, side by side, so that their seconds may add up to more
+        than the search's. What a journal gave back took no time.
+      rungs: dict of columns, one row for each rung as it was trained: ``step`` (rungs of one step train side by side),
+        ``bracket``, ``units`` (at its end), ``ids`` and ``promoted`` (arrays: who was in it, and who trained on).
       plan: how the trials were grouped; None for a result that was loaded.
       compile_seconds, run_seconds: time spent waiting for compilation, and running, in seconds.
       devices: how many shared the lanes, on all hosts.
@@ -63,10 +76,13 @@ class SearchResult:
 
     def __init__(
         self,
-        table: dict[str, np.ndarray],
-        history: dict[str, np.ndarray],
+        table: Columns,
+        history: Columns,
         names: list[str],
         *,
+        scales: Mapping[str, Scale] | None = None,
+        groups: Columns | None = None,
+        rungs: Columns | None = None,
         plan: Plan | None = None,
         compile_seconds: float = 0.0,
         run_seconds: float = 0.0,
@@ -80,6 +96,8 @@ class SearchResult:
         self.table, self.history, self.names = table, history, names
         self.maximize, self.messages = maximize, dict(messages or {})
         self.repeated = dict(repeated or {name: values[:, None] for name, values in history.items()})
+        self.scales = {name: seen_scale(table[name]) for name in names} | dict(scales or {})
+        self.groups, self.rungs = groups or {}, rungs or {}
         self.plan, self.compile_seconds, self.run_seconds = plan, compile_seconds, run_seconds
         self.devices = devices
         self._kept, self._retrain = dict(kept or {}), retrain
@@ -102,6 +120,12 @@ class SearchResult:
     def repeats(self) -> int:
         """How many seeds each configuration was trained with."""
         return self.repeated["score"].shape[1]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials ended in which status."""
+        names, counts = np.unique(self.table["status"], return_counts=True)
+        return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
     def row(self, trial_id: int) -> Row:
         """One trial's row of the table, as Python values by column."""
@@ -204,19 +228,117 @@ class SearchResult:
             writer.writerows([[_text(_python(v)) for v in values] for values in zip(*self.table.values(), strict=True)])
             text.detach()
 
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Writes table, histories, scales, groups and rungs as JSON, NaN as null; networks are in ``save``'s file only.
+
+        ``pandas.DataFrame(json.load(file)["table"])`` is the table again.
+        """
+        from jaxnet.search.export import write_json
+
+        write_json(self, path)
+
+    def to_tensorboard(self, folder: str | os.PathLike) -> None:
+        """Writes a run for each trial, with hyperparameters for TensorBoard's HParams view, and its learning curves.
+
+        ``tensorboard --logdir folder`` shows them. The extra ``report`` installs tensorboardX, which writes such files;
+        TensorBoard itself is the reader's.
+
+        Args:
+          folder: made when it isn't there; must have no trials of another search in it.
+
+        Raises:
+          ValueError: when there are such.
+        """
+        from jaxnet.search.export import write_tensorboard
+
+        write_tensorboard(self, folder)
+
+    def to_optuna(self, storage: Any = None, name: str | None = None) -> Any:
+        """The search as an Optuna study, for its analyses and its dashboard (the extra ``report`` installs Optuna).
+
+        A stopped trial is "pruned"; one that diverged or failed is "fail". Scores after each unit are intermediate
+        values; units, other measures, the step of divergence and messages are user attributes. Each hyperparameter has
+        one distribution, over all that it could be in any trial. Values that aren't numbers, strings, booleans or None
+        are known by their names.
+
+        Args:
+          storage: as ``optuna.create_study`` takes it, such as ``"sqlite:///search.db"``, which
+            ``optuna-dashboard sqlite:///search.db`` opens; None keeps it in memory.
+          name: of the study.
+
+        Raises:
+          optuna.exceptions.DuplicatedStudyError: when the storage has a study of that name.
+        """
+        from jaxnet.search.export import make_study
+
+        return make_study(self, storage, name)
+
+    def importances(self) -> dict[str, float]:
+        """The share of the score's variation that each hyperparameter accounts for by itself, the largest first.
+
+        It is functional ANOVA over a random forest, as Optuna has it (the extra ``report`` installs Optuna and
+        scikit-learn), on each hyperparameter's own scale. Where a schedule stopped trials it is of the scores after as
+        many units as all have that didn't diverge or fail; these are left out. Of more than 300 trials a random 300
+        are taken, since its time grows with their square. Shares add up to 1.
+
+        Raises:
+          ValueError: for fewer than 10 trials with a score, or scores that are all the same.
+
+        Source: Hutter, Hoos and Leyton-Brown, "An efficient approach for assessing hyperparameter importance" (2014).
+        """
+        from jaxnet.search.analysis import importances
+
+        return importances(self)
+
+    def plot(self, kind: str = "overview", axes: Any = None, **options: Any) -> Figure:
+        """A figure for a paper, with matplotlib (the extra ``report`` installs it); its ``savefig`` writes it.
+
+        Args:
+          kind: "overview" (scores against each hyperparameter, learning curves, and the best so far, in one figure),
+            or one of its parts, "hyperparameters", "curves", "best"; "rungs", "importances", "groups".
+          axes: matplotlib's axes to draw on, for one of the parts; an array of them, one for each hyperparameter, for
+            "hyperparameters". The default is a figure of its own.
+          options: ``names``, the hyperparameters to show; ``best=10``, how many trials to highlight; ``factor=1``,
+            which scores are multiplied with, such as 100 for percent; ``labels``, a dict from "score", "units" and
+            names of hyperparameters to the words at the axes.
+
+        Raises:
+          ValueError, TypeError: for another kind, axes that don't fit, or another option.
+        """
+        from jaxnet.search.plots import draw
+
+        return draw(self, kind, axes, **options)
+
+    def report(self, path: str | os.PathLike, title: str = "Hyperparameter search") -> None:
+        """Writes one HTML file to look at the search in a browser; it needs no network and holds its data.
+
+        Learning curves, scores against each hyperparameter, parallel coordinates, importances, rungs and brackets, the
+        best of so many trials, time and memory by group, divergences, and a table to sort and filter. A click on a
+        trial in any of them highlights it in all. The extra ``report`` installs plotly, whose script is in the file
+        (5 MB), and what importances need; without that they are left out, with a word.
+
+        Args:
+          path: the file, ``.html``.
+          title: the page's heading.
+        """
+        from jaxnet.search.report import write_report
+
+        write_report(self, path, title)
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes table, curves and the networks at hand into one file, as ``jn.save`` does; nothing is pickled.
 
         Values that aren't numbers, strings, booleans or None (functions in a ``choice``) are written as their names.
         """
-        arrays: dict[str, np.ndarray] = {}
-        objects = {}
-        for name, column in self.table.items():
-            if column.dtype.kind in "biuf":
-                arrays[f"table/{name}"] = column
-            else:
-                objects[name] = [_plain(_python(value)) for value in column]
-        arrays |= {f"history/{name}": values for name, values in self.history.items()}
+        arrays: dict[str, np.ndarray] = {f"history/{name}": values for name, values in self.history.items()}
+        columns = {
+            part: _packed(part, table, arrays)
+            for part, table in {"table": self.table, "groups": self.groups, "rungs": self.rungs}.items()
+        }
+        scales = {
+            name: [scale.kind, scale.bounds and list(scale.bounds), [_plain(value) for value in scale.values]]
+            for name, scale in self.scales.items()
+        }
         if self.repeats > 1:
             arrays |= {f"repeated/{name}": values for name, values in self.repeated.items()}
         for lane, made in self._kept.items():
@@ -224,7 +346,7 @@ class SearchResult:
             trees = (network.params, network.state) if isinstance(network, Network) else network
             arrays |= {f"network/{lane}/{name}": leaf for name, leaf in by_path(trees).items()}
         header = {
-            "names": self.names, "columns": list(self.table), "objects": objects, "maximize": self.maximize,
+            "names": self.names, "columns": columns, "scales": scales, "maximize": self.maximize,
             "messages": [[i, why] for i, why in self.messages.items()],
             "kept": list(self._kept), "compile_seconds": self.compile_seconds, "run_seconds": self.run_seconds,
             "devices": self.devices,
@@ -250,16 +372,20 @@ class SearchResult:
             makes a network of other shapes.
         """
         header, arrays = read_arrays(path, FORMAT)
-        objects = {name: np.array(values, object) for name, values in header["objects"].items()}
-        objects["status"] = objects["status"].astype(str)
-        table = {name: objects[name] if name in objects else arrays[f"table/{name}"] for name in header["columns"]}
+        columns = {part: _unpacked(part, columns, arrays) for part, columns in header["columns"].items()}
+        columns["table"]["status"] = columns["table"]["status"].astype(str)
+        scales = {
+            name: Scale(kind, bounds and tuple(bounds), tuple(values))
+            for name, (kind, bounds, values) in header["scales"].items()
+        }
         history, repeated = (
             {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
             for prefix in ("history/", "repeated/")
         )
         result = cls(
-            table, history, header["names"], maximize=header["maximize"], messages=dict(header["messages"]),
-            repeated=repeated, compile_seconds=header["compile_seconds"], run_seconds=header["run_seconds"],
+            columns["table"], history, header["names"], maximize=header["maximize"], messages=dict(header["messages"]),
+            scales=scales, groups=columns["groups"], rungs=columns["rungs"], repeated=repeated,
+            compile_seconds=header["compile_seconds"], run_seconds=header["run_seconds"],
             devices=header["devices"],
         )  # fmt: skip
         if trial is not None and spec is not None:
@@ -286,6 +412,105 @@ def kept_network(make_trial, hp: Hyperparameters, kinds, sizes, spec, trees) -> 
         return Network(narrow, *unpad(padded, narrow, spec, *trees))
 
     return make
+
+
+def measured_groups(plan: Plan, measured: Mapping[Group, Measured]) -> Columns:
+    """The columns of ``SearchResult.groups``, of a plan and what its groups took."""
+    groups = [(group, measured.get(group, Measured())) for group in plan.groups]
+    lanes = [taken.lanes or group.lanes for group, taken in groups]
+    columns = {
+        "ids": _ragged([np.unique(group.ids // plan.repeats) for group, _ in groups]),
+        "lanes": lanes,
+        "chunks": [-(-len(group.ids) // width) for (group, _), width in zip(groups, lanes, strict=True)],
+        "sizes": _objects([group.sizes_text for group, _ in groups]),
+        "compiled_in": _objects([group.static_text for group, _ in groups]),
+        "bytes": [taken.bytes for _, taken in groups],
+        "padding": [group.waste for group, _ in groups],
+        "compile_seconds": [taken.compile_seconds for _, taken in groups],
+        "run_seconds": [taken.run_seconds for _, taken in groups],
+    }
+    return {name: np.asarray(values) for name, values in columns.items()}
+
+
+def executed_rungs(steps: Sequence[Sequence[Rung]], trials: int) -> Columns:
+    """The columns of ``SearchResult.rungs``, of the steps that a schedule took.
+
+    >>> steps = [[Rung(np.arange(4), 1, 2), Rung(np.arange(4, 6), 3)], [Rung(np.array([1, 3]), 3)]]
+    >>> columns = executed_rungs(steps, 6)
+    >>> columns["bracket"].tolist(), [ids.tolist() for ids in columns["promoted"]]
+    ([0, 1, 0], [[1, 3], [], []])
+    """
+    last = np.full(trials, -1)  # the step in which each trial trained last
+    for step, rungs in enumerate(steps):
+        for rung in rungs:
+            last[rung.ids] = step
+    brackets, columns = np.full(trials, -1), {"step": [], "bracket": [], "units": [], "ids": [], "promoted": []}
+    for step, rungs in enumerate(steps):
+        for rung in rungs:
+            ids = np.asarray(rung.ids)
+            if not len(ids):
+                continue
+            bracket = max(brackets[ids])
+            bracket = brackets.max() + 1 if bracket < 0 else bracket  # all its trials are new
+            brackets[ids[brackets[ids] < 0]] = bracket
+            values = (step, bracket, rung.units, ids, ids[last[ids] > step])
+            for column, value in zip(columns.values(), values, strict=True):
+                column.append(value)
+    return {
+        name: _ragged(values) if name in ("ids", "promoted") else np.array(values, int)
+        for name, values in columns.items()
+    }
+
+
+def seen_scale(column: np.ndarray) -> Scale:
+    """The scale of a hyperparameter of which only values are known."""
+    values = [_python(value) for value in column if value is not None]
+    if values and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return Scale("linear", (min(values), max(values)))
+    return Scale("category", None, tuple(dict.fromkeys(_python(value) for value in column)))
+
+
+def _packed(part: str, table: Columns, arrays: Columns) -> list[Any]:
+    """Adds a table's columns to ``arrays``; returns what else is to be known of them: ``(name, kind, values)``."""
+    columns = []
+    for name, column in table.items():
+        ragged = column.dtype == object and all(isinstance(value, np.ndarray) for value in column)
+        if column.dtype.kind in "biuf":
+            arrays[f"{part}/{name}"] = column
+            columns.append([name, "array", None])
+        elif ragged:
+            arrays[f"{part}/{name}"] = np.concatenate([np.zeros(0, int), *column])
+            columns.append([name, "ragged", [len(value) for value in column]])
+        else:
+            columns.append([name, "plain", [_plain(_python(value)) for value in column]])
+    return columns
+
+
+def _unpacked(part: str, columns: list[Any], arrays: Columns) -> Columns:
+    table = {}
+    for name, kind, values in columns:
+        if kind == "plain":
+            table[name] = _objects(values)
+        else:
+            array = arrays[f"{part}/{name}"]
+            table[name] = (
+                array if kind == "array" else _ragged(np.split(array, np.cumsum(values)[:-1]) if values else [])
+            )
+    return table
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
+def _ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays as the entries of one column."""
+    column = np.empty(len(arrays), object)
+    for i, array in enumerate(arrays):
+        column[i] = array
+    return column
 
 
 def _rebuilt(result: SearchResult, trial, spec, trial_id: int, leaves: dict[str, np.ndarray]) -> Network:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -259,6 +259,17 @@ def choice(*values: Any, static: bool | None = None) -> Distribution:
     return Distribution(kind, lambda u: kept[min(int(u * count), count - 1)], place, count, label)
 
 
+class Scale(NamedTuple):
+    """How a hyperparameter's axis is drawn.
+
+    ``kind`` is "linear", "log" or "category"; ``bounds`` are (low, high) of numbers; ``values`` those of a category.
+    """
+
+    kind: str
+    bounds: tuple[float, float] | None = None
+    values: tuple[Any, ...] = ()
+
+
 class Space:
     """Hyperparameters by name, each with its distribution; a later one may depend on earlier ones.
 
@@ -432,6 +443,32 @@ class Space:
 
         self.resolve(pick)
         return kinds
+
+    def scales(self, configurations: Sequence[Mapping[str, Any]]) -> dict[str, Scale]:
+        """The scale of each entry; one that depends on earlier entries spans what it was in the configurations.
+
+        An entry that is a number in some configurations and None in others has the scale of the numbers.
+
+        >>> Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2)).scales([{"k2": 10, "k1": 7}])["k1"]
+        Scale(kind='linear', bounds=(5, 10), values=())
+        """
+        scales = {}
+        for name, entry in self.entries.items():
+            made = [entry] if isinstance(entry, Distribution) else [self.distribution(name, c) for c in configurations]
+            used = [configuration[name] for configuration in configurations]
+            fixed = [d.value(0.5) for d in made if d.bounds is None and d.count == 1]
+            ends = [end for d in made for end in d.bounds or ()] + [value for value in fixed if value is not None]
+            numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in ends)
+            if ends and numbers and all(d.bounds is not None or d.count == 1 for d in made):
+                ends += [value for value in used if value is not None]
+                log = all(d.log for d in made if d.bounds is not None) and any(d.log for d in made) and min(ends) > 0
+                scales[name] = Scale("log" if log else "linear", (min(ends), max(ends)))
+            else:
+                pieces = (
+                    (d, (i + 0.5) / d.count) for d in made if d.bounds is None and d.count for i in range(d.count)
+                )
+                scales[name] = Scale("category", None, tuple(dict.fromkeys([*(d.value(u) for d, u in pieces), *used])))
+        return scales
 
 
 def _scope(prefix: str, values: Mapping[str, Any]) -> Hyperparameters:

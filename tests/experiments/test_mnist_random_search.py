@@ -1,38 +1,13 @@
-"""The random search on MNIST: its prediction of the best of n trials, its flags, and the files that it leaves."""
+"""The random search on MNIST: its flags, and the files that it leaves."""
 
 import csv
-import itertools
 
 import numpy as np
 import pytest
 
 import jaxnet as jn
-from experiments import mnist, plots
+from experiments import mnist
 from experiments import mnist_random_search as experiment
-
-SCORES = [
-    [0.3, 0.1, 0.5, 0.2, 0.4],
-    [0.2, 0.1, 0.2, 0.1, 0.3, 0.3],  # ties
-    [np.nan, 0.2, np.nan, 0.1, np.nan],  # three diverged
-    [0.7],
-]
-
-
-@pytest.mark.parametrize("scores", SCORES, ids=["distinct", "ties", "diverged", "one"])
-@pytest.mark.parametrize("quantile", [0.05, 0.2, 0.5, 0.6, 0.95])
-def test_best_of_is_the_distribution_over_all_orders(scores, quantile):
-    # By brute force: in every order, the lowest of the first n; then the least value that so many orders reach.
-    worst_last = np.where(np.isnan(scores), np.inf, scores)
-    lowest = np.array([np.minimum.accumulate(order) for order in itertools.permutations(worst_last)])
-    expected = [next(x for x in np.sort(worst_last) if np.mean(column <= x) >= quantile - 1e-12) for column in lowest.T]
-    np.testing.assert_array_equal(plots.best_of(np.array(scores), [quantile]), [expected])
-
-
-def test_best_of_ends_at_the_lowest_and_stands_many_trials():
-    scores = np.random.default_rng(0).permutation(1500) / 1500  # their binomials have hundreds of digits
-    low, median, high = plots.best_of(scores, (0.05, 0.5, 0.95))
-    assert low[-1] == median[-1] == high[-1] == 0
-    assert (low <= median).all() and (median <= high).all() and (np.diff(median) <= 0).all()
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +43,10 @@ def test_the_best_network_needs_numpy_alone(output):
     assert np.mean(predicted != labels) < 0.3  # chance is 0.9; 2,500 digits and four epochs get below 0.2
 
 
-def test_the_picture_is_one(output):
+def test_the_picture_and_the_report_are_there(output):
     picture = (output / "search.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
-
-
-@pytest.mark.parametrize("trials", [1, 3])
-@pytest.mark.parametrize("diverged", [[], [0], [0, 1, 2]], ids=["none", "one", "all"])
-def test_the_picture_marks_trials_that_diverged(trials, diverged, tmp_path):
-    curves = np.array([[0.4, 0.2], [0.3, 0.1], [0.2, 0.05]])[:trials]
-    diverged = diverged[:trials]
-    curves[diverged, 1] = np.nan
-    table = {"learning_rate": np.full(3, 0.01), "l2": np.full(3, 1e-3), "hidden": np.array([10, 100, 1000])}
-    table = {name: column[:trials] for name, column in table.items()}
-    result = jn.search.SearchResult(table | {"score": curves[:, -1]}, {"score": curves}, list(experiment.SPACE.entries))
-    best = [i for i in reversed(range(trials)) if i not in diverged]
-    figure = experiment.picture(result, best)
-    figure.savefig(tmp_path / "search.png")  # a warning would be an error
-    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
-    assert sum(len(np.ravel(line.get_xdata())) for line in crosses) == len(diverged)
+    assert b"<title>Random search over MNIST networks</title>" in (output / "search.html").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,26 @@ def test_table_and_curves(result):
     assert all(isinstance(result.best[name], kind) for name, kind in {"id": int, "score": float, "a": int}.items())
 
 
+def test_what_the_groups_took_and_the_rungs_that_were_trained(result):
+    groups = result.groups
+    assert sorted(np.concatenate(groups["ids"]).tolist()) == list(range(8))
+    assert len(groups["ids"]) == len(result.plan.groups) and {len(column) for column in groups.values()} == {
+        len(groups["ids"])
+    }
+    for ids, sizes, compiled_in in zip(groups["ids"], groups["sizes"], groups["compiled_in"], strict=True):
+        low, high = result.table["a"][ids].min(), result.table["a"][ids].max()
+        assert (f"a {low}-{high}" if low < high else f"a {low}") in sizes
+        assert {f"act={act.__name__}" for act in result.table["act"][ids]} == {compiled_in}
+    assert (groups["bytes"] > 0).all() and (groups["compile_seconds"] > 0).all()  # compiled memory analysis
+    assert groups["run_seconds"].sum() > 0
+    assert {name: values.tolist() for name, values in result.rungs.items() if name not in ("ids", "promoted")} == {
+        "step": [0], "bracket": [0], "units": [2]
+    }  # fmt: skip
+    assert result.rungs["ids"][0].tolist() == list(range(8)) and len(result.rungs["promoted"][0]) == 0
+    assert result.scales["rate"] == ("log", (1e-2, 1e-1), ()) and result.scales["b"] == ("linear", (2, 9), ())
+    assert result.scales["act"] == ("category", None, (jnp.tanh, jax.nn.sigmoid))
+
+
 def test_networks_have_the_narrow_shapes_and_the_row_s_score(result):
     kept = [row["id"] for row in result.ranked(3)]
     other = result.ranked()[-1]["id"]
