@@ -1,22 +1,25 @@
 """Recurrent layers: a cell, and a scan over time that all cells share; ``bidirectional`` is a combinator.
 
-The product of the inputs with ``w`` stands outside the scan, one matmul over all time steps; inside it, the gates of a
-step are one matmul of the hidden state with ``u``. Columns of ``w``, ``u`` and ``b`` lie gate by gate, each gate with
-all its units (under sizes with all of its bound, the active ones first): ``[in_features, gates * units]``.
+The product of the inputs with ``w`` stands outside the scan, over all time steps at once; inside it, the gates of a
+step are one matmul of the hidden state with ``u`` (``ops/recurrence.py``, which also has the gradient). Columns of
+``w``, ``u`` and ``b`` lie gate by gate, each gate with all its units (under sizes with all of its bound, the active
+ones first): ``[in_features, gates * units]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
-from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in, position_uniform
+from jaxnet.ops.recurrence import Cell, Weights, project, recur, step
 from jaxnet.sequence import Sequence, sequence_spec
 
 Returns = Literal["sequence", "last", "state", "both", "step"]
@@ -80,11 +83,10 @@ def rnn(
     """
     function = elementwise(activation)
 
-    def advance(params, state, x, product, carry):
-        return (function.apply((), state, x + product)[0],)
-
-    cell = _Cell("rnn", 1, 1, advance, lambda key, units, spec: ({}, function.init(None, spec)[1]))
-    return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
+    kind = _Kind(
+        "rnn", functools.partial(_rnn_cell, activation), lambda key, units, spec: ({}, function.init(None, spec)[1])
+    )
+    return _recurrent(kind, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
 
 
 def gru(
@@ -118,19 +120,14 @@ def gru(
     [[0.5, 0.25, 0.125]]
     """
 
-    def advance(params, state, x, product, carry):
-        (h,) = carry
-        width = h.shape[-1]
-        gates = jax.nn.sigmoid(x[:, : 2 * width] + product[:, : 2 * width])  # [batch, 2 * units]
-        r, z = jnp.split(gates, 2, axis=-1)
-        n = jnp.tanh(x[:, 2 * width :] + r * (product[:, 2 * width :] + along_features(params["b_u"], h)))
-        return ((1 - z) * n + z * h,)
-
     def begin(key, units, spec):
         return {"b_u": parameter(key, jax.nn.initializers.zeros, (units,), dtype=spec.dtype)}, ()
 
-    cell = _Cell("gru", 3, 1, advance, begin)
-    return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
+    def biases(params):
+        return params["b"], jnp.pad(params["b_u"], (2 * params["b_u"].shape[0], 0))
+
+    kind = _Kind("gru", lambda state: _GRU, begin, biases)
+    return _recurrent(kind, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
 
 
 def lstm(
@@ -169,35 +166,88 @@ def lstm(
     [[0.5344]]
     """
 
-    def advance(params, state, x, product, carry):
-        _, c = carry
-        i, f, g, o = jnp.split(x + product, 4, axis=-1)  # each [batch, units]
-        c = jax.nn.sigmoid(f + jnp.asarray(forget_bias, f.dtype)) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+    def biases(params):
+        b = params["b"]
+        units = b.shape[0] // 4
+        return b.at[units : 2 * units].add(jnp.asarray(forget_bias, b.dtype)), None
 
-    cell = _Cell("lstm", 4, 2, advance, lambda key, units, spec: ({}, ()))
-    return _recurrent(cell, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
+    kind = _Kind("lstm", lambda state: _LSTM, lambda key, units, spec: ({}, ()), biases)
+    return _recurrent(kind, units, returns, reverse, recurrent_dropout, unroll, w_init, u_init)
 
 
-class _Cell(NamedTuple):
-    """One step of a recurrence.
+# By their values. Any other activation is left to JAX: what it closes over has a gradient, too.
+_SLOPES: dict[Any, Callable[[jax.Array], jax.Array]] = {
+    jnp.tanh: lambda y: 1 - y * y,
+    jax.nn.relu: lambda y: (y > 0).astype(y.dtype),
+}
 
-    ``advance(params, state, x, product, carry) -> carry`` is elementwise but for what was multiplied before: ``x`` is
-    the step's input times ``w``, plus ``b``, and ``product`` the hidden state times ``u``, both
-    ``[batch, gates * units]``; the carry is a tuple of ``arrays`` arrays ``[batch, units]``, the output first.
-    ``begin(key, units, spec) -> (params, state)``, of the output's spec, makes what the cell has beside ``w``, ``u``
-    and ``b``. A unit whose parameters and carry are zero must stay zero.
+
+def _rnn_cell(activation: Callable[[Any], Any], state: Any) -> Cell:
+    slope = _SLOPES.get(activation) if isinstance(activation, Hashable) else None
+    if slope is None:
+        apply = elementwise(activation).apply
+        return Cell(1, 1, lambda x, product, carry: ((apply((), state, x[0] + product[0])[0],), None))
+
+    def advance(x, product, carry):
+        y = activation(x[0] + product[0])
+        return (y,), slope(y)
+
+    def retreat(slope, gradient):
+        gates = (slope * gradient[0],)
+        return gates, gates, (jnp.zeros_like(slope),)
+
+    return Cell(1, 1, advance, retreat)
+
+
+def _gru_advance(x, product, carry):
+    (h,) = carry
+    r, z = (jax.nn.sigmoid(a + b) for a, b in zip(x[:2], product[:2], strict=True))
+    n = jnp.tanh(x[2] + r * product[2])
+    of_n = (1 - z) * (1 - n * n)
+    return ((1 - z) * n + z * h,), (of_n * product[2] * r * (1 - r), (h - n) * z * (1 - z), of_n, of_n * r, z)
+
+
+def _gru_retreat(slopes, gradient):
+    (dh,) = gradient
+    dr, dz, dn, dproduct, dh = (slope * dh for slope in slopes)
+    return (dr, dz, dn), (dr, dz, dproduct), (dh,)
+
+
+def _lstm_advance(x, product, carry):
+    _, c = carry
+    i, f, g, o = (a + b for a, b in zip(x, product, strict=True))
+    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    new = f * c + i * g
+    t = jnp.tanh(new)
+    return (o * t, new), (g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), t * o * (1 - o), o * (1 - t * t), f)
+
+
+def _lstm_retreat(slopes, gradient):
+    of_i, of_f, of_g, of_o, of_c, f = slopes
+    dh, dc = gradient
+    dc = dc + dh * of_c
+    gates = dc * of_i, dc * of_f, dc * of_g, dh * of_o
+    return gates, gates, (jnp.zeros_like(dh), dc * f)
+
+
+_GRU, _LSTM = Cell(3, 1, _gru_advance, _gru_retreat), Cell(4, 2, _lstm_advance, _lstm_retreat)
+
+
+class _Kind(NamedTuple):
+    """A recurrent layer by its cell.
+
+    ``cell(state)`` is the cell, ``begin(key, units, spec) -> (params, state)``, of the output's spec, makes what the
+    layer has beside ``w``, ``u`` and ``b``, and ``biases(params)`` are those that ``Weights`` has.
     """
 
     name: str
-    gates: int
-    arrays: int
-    advance: Callable[..., tuple[jax.Array, ...]]
+    cell: Callable[[Any], Cell]
     begin: Callable[[jax.Array, int | Size, Spec], tuple[dict[str, jax.Array], Any]]
+    biases: Callable[[dict[str, jax.Array]], tuple[jax.Array, jax.Array | None]] = lambda params: (params["b"], None)
 
 
 def _recurrent(
-    cell: _Cell,
+    kind: _Kind,
     units: int | Size,
     returns: Returns,
     reverse: bool,
@@ -207,7 +257,7 @@ def _recurrent(
     u_init: Initializer,
 ) -> Layer:
     """A cell as a layer, by a scan over time or, for "step", as it is."""
-    name, one_step = cell.name, returns == "step"
+    name, one_step, cell = kind.name, returns == "step", kind.cell(())
     check_features(name, units, "units")
     if returns not in get_args(Returns):
         raise ValueError(f"{name}: returns must be one of {', '.join(map(repr, get_args(Returns)))}, got {returns!r}")
@@ -235,7 +285,7 @@ def _recurrent(
         dtype = parameter_dtype(x)
         out = Spec((width,), dtype, active)
         if given is not None:
-            _check_given_spec(cell, given, out)
+            _check_given_spec(name, cell.arrays, given, out)
 
         def gates(key, initializer, shape, active):
             def draw(gate):
@@ -245,7 +295,7 @@ def _recurrent(
             return drawn.reshape((*drawn.shape[:-2], -1))
 
         w_key, u_key, own_key = (fold_in(key, i) for i in range(3))
-        params, state = cell.begin(own_key, units, out)
+        params, state = kind.begin(own_key, units, out)
         params = {
             "w": gates(w_key, w_init, (x.shape[-1], units), (x.active, None)),
             "u": gates(u_key, u_init, (units, units), None),
@@ -272,40 +322,34 @@ def _recurrent(
                 + ("With a time axis, leave out" if one_step else "For a single time step, try")
                 + ' returns="step".'
             )
-        x = x if one_step else x.swapaxes(0, 1)
-        x = x @ params["w"]  # [time, batch, gates * units], or without time
-        x = x + along_features(params["b"], x)
-        dtype = jnp.result_type(x, params["u"])
+        dtype = jnp.result_type(x, *jax.tree.leaves(params))
+        x, weights = x.astype(dtype), Weights(params["w"], params["u"], *kind.biases(params))
+        weights = jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
         if given is None:
-            carry = (jnp.zeros((x.shape[-2], width), dtype),) * cell.arrays
+            carry = (jnp.zeros((len(x), width), dtype),) * cell.arrays
         else:
-            carry = _given_state(cell, given, (x.shape[-2], width), dtype)
-        reads_outputs = returns not in ("last", "state")  # those that nobody reads would cost time in the gradient
-        keep = None
+            carry = _given_state(name, cell.arrays, given, (len(x), width), dtype)
+        kept = None
         if train and not (isinstance(recurrent_dropout, (int, float)) and recurrent_dropout == 0):
             if key is None:
                 raise ValueError(
                     f"{name}: recurrent_dropout needs a key in training, got none; try apply(..., "
                     f"key=jax.random.key(0))"
                 )
-            kept = position_uniform(key, *map(jnp.arange, carry[0].shape)) >= recurrent_dropout
-            keep = kept / jnp.asarray(1 - recurrent_dropout, dtype)  # [batch, units]
+            kept = position_uniform(key, *map(jnp.arange, carry[0].shape)) >= recurrent_dropout  # [batch, units]
+            weights = weights._replace(u=weights.u / jnp.asarray(1 - recurrent_dropout, dtype))
 
-        def step(carry, at):
-            x, inside = at
-            h = carry[0] if keep is None else carry[0] * keep
-            new = cell.advance(params, state, x, h @ params["u"], carry)
-            output = new[0]
-            if inside is not None:
-                output = jnp.where(inside, output, jnp.zeros((), dtype))
-                new = tuple(jnp.where(inside, a, b) for a, b in zip(new, carry, strict=True))
-            return new, output if reads_outputs else None
-
+        own = kind.cell(state)
         if one_step:
-            carry, over_time = step(carry, (x, None))
+            carry, _ = step(own, weights, project(own, x, weights.w), carry, None, kept)
+            over_time = carry[0]
         else:
             # Backwards it passes the padding first, which leaves the state alone, so each sequence starts at its end.
-            carry, over_time = jax.lax.scan(step, carry, (x, inside), reverse=reverse, unroll=unroll)
+            outputs = returns not in ("last", "state")  # those that nobody reads would cost time in the gradient
+            carry, over_time = recur(
+                own, weights, x.swapaxes(0, 1), carry, inside=inside, kept=kept, reverse=reverse, unroll=unroll,
+                outputs=outputs,
+            )  # fmt: skip
             if over_time is not None:
                 over_time = over_time.swapaxes(0, 1)  # [batch, time, units]
                 over_time = over_time if lengths is None else Sequence(over_time, lengths)
@@ -327,9 +371,9 @@ def split_spec(spec: Any) -> tuple[Any, Any]:
     return tuple(spec) if pair else (spec, None)  # pyright: ignore[reportReturnType]
 
 
-def _check_given_spec(cell: _Cell, given: Any, out: Spec) -> None:
-    specs = given if cell.arrays > 1 else (given,)
-    right = isinstance(specs, (tuple, list)) and len(specs) == cell.arrays
+def _check_given_spec(name: str, arrays: int, given: Any, out: Spec) -> None:
+    specs = given if arrays > 1 else (given,)
+    right = isinstance(specs, (tuple, list)) and len(specs) == arrays
     try:
         for spec in map(as_spec, specs if right else ()):
             # Masks may be traced and can't be compared; that there is one says that the state comes from a sized layer.
@@ -338,17 +382,17 @@ def _check_given_spec(cell: _Cell, given: Any, out: Spec) -> None:
         right = False
     if not right:
         wanted = f"shape {out.shape}" + ("" if out.active is None else " with a mask, from a layer of the same Size")
-        raise ValueError(f"{cell.name}: the given state must be {_described(cell, wanted)}, but got {given}")
+        raise ValueError(f"{name}: the given state must be {_described(arrays, wanted)}, but got {given}")
 
 
-def _given_state(cell: _Cell, given: Any, shape: tuple[int, int], dtype: Any) -> tuple[jax.Array, ...]:
-    arrays = given if cell.arrays > 1 else (given,)
+def _given_state(name: str, count: int, given: Any, shape: tuple[int, int], dtype: Any) -> tuple[jax.Array, ...]:
+    arrays = given if count > 1 else (given,)
     shapes = jax.tree.map(jnp.shape, arrays)
-    if not isinstance(arrays, (tuple, list)) or len(arrays) != cell.arrays or any(s != shape for s in shapes):
-        wanted = _described(cell, f"shape {shape}")
-        raise ValueError(f"{cell.name}: the given state must be {wanted}, [batch, units], but got {shapes}")
+    if not isinstance(arrays, (tuple, list)) or len(arrays) != count or any(s != shape for s in shapes):
+        wanted = _described(count, f"shape {shape}")
+        raise ValueError(f"{name}: the given state must be {wanted}, [batch, units], but got {shapes}")
     return tuple(jnp.asarray(array, dtype) for array in arrays)
 
 
-def _described(cell: _Cell, wanted: str) -> str:
-    return f"of {wanted}" if cell.arrays == 1 else f"a pair (h, c), each of {wanted}"
+def _described(arrays: int, wanted: str) -> str:
+    return f"of {wanted}" if arrays == 1 else f"a pair (h, c), each of {wanted}"

@@ -1,0 +1,179 @@
+"""Recurrences over time: a scan whose gradient leaves the products with the weights' gradients outside the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Arrays = tuple[jax.Array, ...]
+
+
+class Cell(NamedTuple):
+    """One step of a recurrence, elementwise but for the products that it is given.
+
+    ``advance(x, product, carry) -> (carry, slopes)``: ``x`` is the step's input times ``w`` and ``product`` the output
+    before it times ``u``, each with its bias, one array ``[batch, units]`` for each gate; ``carry`` are ``arrays``
+    such, the output first. Gates are arrays of their own, since in a loop on a CPU slices of one are read slowly.
+
+    ``retreat(slopes, gradient) -> (x, product, carry)``: of the gradient with respect to the carry that came, that
+    with respect to what went in, where ``slopes`` are whatever arrays ``advance`` made for it. Where a gate's ``x`` and
+    ``product`` have the same gradient it is the same object. Without ``retreat``, JAX differentiates the scan.
+
+    A unit for which all that goes in is zero must stay zero.
+    """
+
+    gates: int
+    arrays: int
+    advance: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Any]]
+    retreat: Callable[[Any, Arrays], tuple[Arrays, Arrays, Arrays]] | None = None
+
+
+class Weights(NamedTuple):
+    """``w`` ``[in_features, gates * units]``, ``u`` ``[units, gates * units]``, and biases ``[gates * units]`` or None:
+    ``b`` of the product with ``w``, ``b_u`` of that with ``u``."""
+
+    w: jax.Array
+    u: jax.Array
+    b: jax.Array
+    b_u: jax.Array | None = None
+
+
+class _Options(NamedTuple):
+    cell: Cell
+    reverse: bool
+    unroll: int | bool
+    outputs: bool
+
+
+def recur(
+    cell: Cell,
+    weights: Weights,
+    x: jax.Array,
+    carry: Arrays,
+    *,
+    inside: jax.Array | None = None,
+    kept: jax.Array | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    outputs: bool = True,
+) -> tuple[Arrays, jax.Array | None]:
+    """Runs a cell over time: ``(last carry, outputs [time, batch, units])``.
+
+    The inputs' product with ``w`` is one matmul before the loop. The gradient of ``u`` (and ``w``) is one after the
+    loop that goes back, over all steps at once; what JAX makes of a scan adds up a matmul for each step.
+
+    Args:
+      cell, weights: what a step does, of one dtype with ``x`` and ``carry``.
+      x: ``[time, batch, in_features]``.
+      carry: arrays ``[batch, units]`` to start from.
+      inside: ``[time, batch, 1]``, bool, or None: steps that are not leave the carry alone, and their outputs are zero.
+      kept: ``[batch, units]``, bool, or None: which outputs the product with ``u`` sees.
+      reverse: from the last step to the first.
+      unroll: steps in a turn of the loop, as for ``lax.scan``.
+      outputs: whether they are wanted; without them there is None.
+    """
+    run = _scan if cell.retreat is None else _recur
+    carry, made = run(_Options(cell, reverse, unroll, outputs), weights, x, carry, inside, kept)
+    if made is not None and inside is not None:
+        made = jnp.where(inside, made, jnp.zeros((), made.dtype))
+    return carry, made
+
+
+def step(
+    cell: Cell, weights: Weights, x: Arrays, carry: Arrays, inside: jax.Array | None, kept: jax.Array | None
+) -> tuple[Arrays, Any]:
+    """One step, ``(carry, slopes)``, of inputs that have been multiplied with ``w``, an array for each gate."""
+    h = carry[0] if kept is None else jnp.where(kept, carry[0], jnp.zeros((), carry[0].dtype))
+    product = _biased(_split(h @ weights.u, cell.gates), weights.b_u)
+    new, slopes = cell.advance(_biased(x, weights.b), product, carry)
+    if inside is not None:
+        new = tuple(jnp.where(inside, a, b) for a, b in zip(new, carry, strict=True))
+    return new, slopes
+
+
+def project(cell: Cell, x: jax.Array, w: jax.Array) -> Arrays:
+    """``x @ w`` for each gate, without the bias, which costs nothing inside of the loop."""
+    return tuple(x @ columns for columns in _split(w, cell.gates))
+
+
+def _scan(options, weights, x, carry, inside, kept):
+    def body(carry, at):
+        x, inside = at
+        carry, _ = step(options.cell, weights, x, carry, inside, kept)
+        return carry, carry[0] if options.outputs else None
+
+    xs = project(options.cell, x, weights.w), inside
+    return jax.lax.scan(body, carry, xs, reverse=options.reverse, unroll=options.unroll)
+
+
+_recur = jax.custom_vjp(_scan, nondiff_argnums=(0,))
+
+
+def _forward(options, weights, x, carry, inside, kept):
+    def body(carry, at):
+        x, inside = at
+        carry, slopes = step(options.cell, weights, x, carry, inside, kept)
+        return carry, (carry[0], slopes)
+
+    xs = project(options.cell, x, weights.w), inside
+    last, (made, slopes) = jax.lax.scan(body, carry, xs, reverse=options.reverse, unroll=options.unroll)
+    return (last, made if options.outputs else None), (weights, x, carry[0], made, slopes, inside, kept)
+
+
+def _backward(options, saved, gradients):
+    weights, x, start, made, slopes, inside, kept = saved
+    reverse = options.reverse
+
+    def body(gradient, at):
+        of_output, slopes, inside = at
+        passed = (0,) * len(gradient)
+        if of_output is not None:
+            gradient = (gradient[0] + of_output, *gradient[1:])
+        if inside is not None:
+            zero = jnp.zeros((), start.dtype)
+            passed = tuple(jnp.where(inside, zero, array) for array in gradient)
+            gradient = tuple(jnp.where(inside, array, zero) for array in gradient)
+        dx, dproduct, dcarry = options.cell.retreat(slopes, gradient)
+        dh = jnp.concatenate(dproduct, axis=-1) @ weights.u.T
+        if kept is not None:
+            dh = jnp.where(kept, dh, jnp.zeros((), dh.dtype))
+        dcarry = (dcarry[0] + dh, *dcarry[1:])
+        own = tuple(None if a is b else a for a, b in zip(dproduct, dx, strict=True))
+        return tuple(a + b for a, b in zip(dcarry, passed, strict=True)), (dx, own)
+
+    xs = gradients[1], slopes, inside
+    dcarry, (dx, own) = jax.lax.scan(body, gradients[0], xs, reverse=not reverse, unroll=options.unroll)
+    dproduct = tuple(a if b is None else b for a, b in zip(dx, own, strict=True))
+    before = [made[1:], start[None]] if reverse else [start[None], made[:-1]]
+    h = jnp.concatenate(before)
+    if kept is not None:
+        h = jnp.where(kept, h, jnp.zeros((), h.dtype))
+    dx = _rows(jnp.concatenate(dx, axis=-1))
+    du = _rows(jnp.concatenate(dproduct, axis=-1))
+    d_weights = Weights(
+        w=_rows(x).T @ dx,
+        u=_rows(h).T @ du,
+        b=dx.sum(axis=0),
+        b_u=None if weights.b_u is None else du.sum(axis=0),
+    )
+    return d_weights, (dx @ weights.w.T).reshape(x.shape), dcarry, None, None
+
+
+_recur.defvjp(_forward, _backward)
+
+
+def _split(array: jax.Array, gates: int) -> Arrays:
+    return tuple(jnp.split(array, gates, axis=-1))
+
+
+def _rows(array: jax.Array) -> jax.Array:
+    return array.reshape(-1, array.shape[-1])
+
+
+def _biased(parts: Arrays, bias: jax.Array | None) -> Arrays:
+    if bias is None:
+        return parts
+    return tuple(part + b[None] for part, b in zip(parts, _split(bias, len(parts)), strict=True))

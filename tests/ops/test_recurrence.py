@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnet.layers.recurrent import _GRU, _LSTM, _rnn_cell
+from jaxnet.ops.recurrence import Weights, recur
+
+TIME, BATCH, FEATURES, UNITS = 5, 3, 2, 4
+CELLS = {
+    "rnn_tanh": _rnn_cell(jnp.tanh, ()),
+    "rnn_relu": _rnn_cell(jax.nn.relu, ()),
+    "gru": _GRU,
+    "lstm": _LSTM,
+}
+
+
+@pytest.fixture(params=CELLS.values(), ids=CELLS.keys())
+def cell(request):
+    return request.param
+
+
+def arguments(cell, biased_product, *, lanes=()):
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=(*lanes, *shape)))
+
+    width = cell.gates * UNITS
+    weights = Weights(normal(FEATURES, width), normal(UNITS, width), normal(width), normal(width))
+    if not biased_product:
+        weights = weights._replace(b_u=None)
+    return weights, normal(TIME, BATCH, FEATURES), tuple(normal(BATCH, UNITS) for _ in range(cell.arrays))
+
+
+@pytest.mark.parametrize("reverse, outputs", [(False, True), (True, False)], ids=["forward", "reverse, last"])
+def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs, x64):
+    """With lengths, masked outputs, and the second derivative: both programs share the forward step alone."""
+    inside = (jnp.arange(TIME)[:, None] < jnp.array([[5, 3, 0]]))[..., None]
+    kept = jnp.asarray(np.random.default_rng(1).random((BATCH, UNITS)) > 0.3)
+
+    def everything(cell):
+        def value(weights, x, carry):
+            options = {"inside": inside, "kept": kept, "reverse": reverse, "outputs": outputs}
+            last, made = recur(cell, weights, x, carry, **options)
+            assert (made is None) != outputs
+            return sum(jnp.sum(jnp.sin((i + 1) * leaf)) for i, leaf in enumerate(jax.tree.leaves((last, made))))
+
+        def slope(*args):
+            return sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(jax.grad(value, argnums=(0, 1, 2))(*args)))
+
+        args = arguments(cell, reverse)
+        first = jax.value_and_grad(value, argnums=(0, 1, 2))
+        return jax.jit(lambda *args: (first(*args), jax.grad(slope, argnums=(0, 1, 2))(*args)))(*args)
+
+    assert cell.retreat is not None
+    got, wanted = everything(cell), everything(cell._replace(retreat=None))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_lanes_equal_a_loop(cell, x64):
+    """Weights of their own, inputs shared, inside and outside of gradients."""
+    weights, _, carry = arguments(cell, True, lanes=(2,))
+    x = arguments(cell, True)[1]
+
+    def lane(weights, x, carry):
+        return jax.value_and_grad(lambda *args: jnp.sum(recur(cell, *args)[1] ** 2), argnums=(0, 1, 2))(
+            weights, x, carry
+        )
+
+    together, single = jax.jit(jax.vmap(lane, in_axes=(0, None, 0)))(weights, x, carry), jax.jit(lane)
+    for i in range(2):
+        alone = single(*jax.tree.map(lambda leaf, i=i: leaf[i], (weights,)), x, tuple(a[i] for a in carry))
+        for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(got[i], wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradient_of_the_weights_is_one_matmul_after_the_loop(cell):
+    """Inside of both loops there is one matmul: the state's product, and its gradient with respect to the state."""
+    args = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), arguments(cell, True))
+    gradient = jax.grad(lambda *args: jnp.sum(recur(cell, *args)[1]))
+    loops = [e for e in jax.make_jaxpr(gradient)(*args).eqns if str(e.primitive) == "scan"]
+    inside = [[str(e.primitive) for e in loop.params["jaxpr"].eqns].count("dot_general") for loop in loops]
+    assert inside == [1, 1]
