@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnet.layer import Layer, Spec, as_spec
-from jaxnet.layers.elementwise import as_layer, function_name
+from jaxnet.layer import Layer, Spec, as_spec, function_name
+from jaxnet.layers.elementwise import as_layer
 from jaxnet.layers.recurrent import split_spec
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows, valid_rows

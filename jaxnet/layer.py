@@ -187,6 +187,15 @@ def check_features(name: str, features: Any, what: str = "features") -> None:
         raise ValueError(f"{name}: {what} must be at least 1, got {features!r}")
 
 
+def function_name(function: Callable[..., Any], *, factory: bool = False) -> str:
+    """What errors and curves call a function; with ``factory``, the name of what made it comes first.
+
+    >>> function_name(jax.nn.relu), function_name(jax.nn.initializers.orthogonal(), factory=True)
+    ('relu', 'orthogonal.<locals>.init')
+    """
+    return getattr(function, "__qualname__" if factory else "__name__", type(function).__name__)
+
+
 def along_features(vector: jax.Array, x: jax.Array) -> jax.Array:
     """``vector`` ``[features]`` with leading axes of length 1, so that it broadcasts over ``x`` ``[..., features]``."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -1,12 +1,16 @@
 """Losses, ``(outputs, targets) -> [batch]``: one number for each example, so that a partial batch can be masked.
 
-Where an example has several outputs (pixels, time steps) its loss is their mean. Penalties, ``params -> scalar``, stand
-at the end.
+Where an example has several outputs (pixels, time steps) its loss is their mean; of outputs that are a ``Sequence`` the
+mean over the steps inside, and 0 where there are none. Targets are then a ``Sequence`` too, or an array
+``[batch, time, ...]`` in which what lies past an end isn't read. Penalties, ``params -> scalar``, stand at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,12 +18,48 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnet.sequence import Sequence
+
 Loss = Callable[[Any, Any], jax.Array]
 Where = Callable[[str], bool]  # of a parameter's path, such as "head/w"
 
 BIASES = ("b", "b_u", "bias", "scale", "offset", "slope")  # what a penalty on weights leaves out
 
 
+_label_uses: contextvars.ContextVar[list[tuple[Any, int]] | None] = contextvars.ContextVar("label_uses", default=None)
+
+
+def of_steps(function: Loss) -> Loss:
+    """A loss or metric of arrays that takes a ``Sequence`` of outputs, too: its mean over the steps inside.
+
+    >>> outputs = Sequence(jnp.array([[[1.0], [3.0], [9.0]]]), jnp.array([2]))
+    >>> of_steps(lambda outputs, targets: jnp.sum((outputs - targets) ** 2, axis=-1))(outputs, jnp.zeros((1, 3, 1)))
+    Array([5.], dtype=float32)
+    """
+
+    @functools.wraps(function)
+    def taking_sequences(outputs, targets):
+        if not isinstance(outputs, Sequence):
+            if isinstance(targets, Sequence):
+                raise TypeError(
+                    f"{function.__name__}: targets are a Sequence, but the outputs an array of shape {outputs.shape}; "
+                    f'for a target at each step, let the network return sequences, as jn.gru(units) does and "last" not'
+                )
+            return function(outputs, targets)
+        wanted = targets.values if isinstance(targets, Sequence) else targets
+        if wanted.shape[:2] != outputs.values.shape[:2]:
+            raise ValueError(
+                f"{function.__name__}: outputs are a Sequence of shape {outputs.values.shape}, so targets must be "
+                f"[batch, time, ...] {outputs.values.shape[:2]}, got {wanted.shape}"
+            )
+        steps = [outputs.replace(a).values.reshape(-1, *a.shape[2:]) for a in (outputs.values, wanted)]
+        losses = outputs.replace(function(*steps).reshape(wanted.shape[:2])).values  # [batch, time]
+        return losses.sum(axis=1) / jnp.maximum(outputs.lengths, 1).astype(losses.dtype)
+
+    return taking_sequences
+
+
+@of_steps
 def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross entropy in nats between the softmax of the outputs and the targets, ``-log p[target]``; lower is better.
 
@@ -44,6 +84,7 @@ def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return _mean_per_example(losses)
 
 
+@of_steps
 def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Cross entropy in nats of independent yes/no outputs (one-vs-rest, or one output), averaged over them.
 
@@ -58,6 +99,7 @@ def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return _mean_per_example(optax.sigmoid_binary_cross_entropy(outputs, targets.astype(outputs.dtype)))
 
 
+@of_steps
 def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """``(output - target) ** 2``, averaged over an example's outputs; no factor of one half.
 
@@ -71,6 +113,7 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return _mean_per_example(optax.squared_error(outputs, targets.astype(outputs.dtype)))
 
 
+@of_steps
 def absolute_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """``|output - target|``, averaged over an example's outputs; its slope where they are equal is 0.
 
@@ -99,6 +142,7 @@ def huber(delta: Any = 1.0) -> Loss:
     if isinstance(delta, (int, float)) and not delta > 0:
         raise ValueError(f"huber: delta must be positive, got {delta!r}")
 
+    @of_steps
     def huber(outputs, targets):
         _same_shape("huber", outputs, targets)
         return _mean_per_example(optax.huber_loss(outputs, targets.astype(outputs.dtype), delta=delta))
@@ -127,6 +171,7 @@ def label_smoothing(amount: Any) -> Loss:
     if isinstance(amount, (int, float)) and not 0 <= amount <= 1:
         raise ValueError(f"label_smoothing: amount must be in [0, 1], got {amount!r}")
 
+    @of_steps
     def label_smoothing(outputs, targets):
         classes = outputs.shape[-1] if outputs.ndim else 0
         if _are_labels("label_smoothing", outputs, targets):
@@ -138,6 +183,7 @@ def label_smoothing(amount: Any) -> Loss:
     return label_smoothing
 
 
+@of_steps
 def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """How far an output is from its side of the margin, ``max(0, 1 - output * sign)``, averaged over an example's.
 
@@ -167,6 +213,7 @@ def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return _mean_per_example(optax.hinge_loss(outputs, signs))
 
 
+@of_steps
 def kl_divergence(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Kullback-Leibler divergence in nats of the outputs' softmax from the targets, ``sum(t * log(t / p))``.
 
@@ -247,6 +294,17 @@ def _penalty(
     return penalty
 
 
+@contextlib.contextmanager
+def label_uses() -> Iterator[list[tuple[Any, int]]]:
+    """Inside, ``(targets, classes)`` of every loss or metric that takes its targets for labels is added to a list."""
+    uses: list[tuple[Any, int]] = []
+    token = _label_uses.set(uses)
+    try:
+        yield uses
+    finally:
+        _label_uses.reset(token)
+
+
 def check_labels(targets: Any, classes: int) -> None:
     """Raises ``ValueError`` unless integer targets, on the host, lie in [0, classes); other targets pass."""
     if not hasattr(targets, "dtype") or not np.issubdtype(targets.dtype, np.integer):
@@ -272,6 +330,9 @@ def _are_labels(name: str, outputs: Any, targets: Any) -> bool:
                 f"{name}: labels of shape {targets.shape} must be integers, got {targets.dtype}. "
                 f"Try targets.astype(int), or one-hot targets of shape {outputs.shape}."
             )
+        uses = _label_uses.get()
+        if uses is not None:
+            uses.append((targets, outputs.shape[-1]))
         return True
     if targets.shape != outputs.shape:
         raise ValueError(

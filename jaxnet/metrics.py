@@ -1,4 +1,7 @@
-"""Metrics, ``(outputs, targets) -> [batch]``: what is reported and what a search minimises; no gradient is taken."""
+"""Metrics, ``(outputs, targets) -> [batch]``: what is reported and what a search minimises; no gradient is taken.
+
+Of outputs that are a ``Sequence`` a metric is the mean over the steps inside, as a loss is.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnet.losses import _are_labels, _mean_per_example
+from jaxnet.losses import _are_labels, _mean_per_example, of_steps
 
 
+@of_steps
 def error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     """Misclassification: 1 where the largest output isn't the label's, else 0; its mean is a share, lower is better.
 
@@ -53,6 +57,7 @@ def top_k_error(k: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     if k < 1:
         raise ValueError(f"top_k_error: k must be at least 1, got {k}")
 
+    @of_steps
     def top_k_error(outputs, targets):
         if not _are_labels("top_k_error", outputs, targets):
             targets = jnp.argmax(targets, axis=-1)

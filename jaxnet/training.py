@@ -18,10 +18,9 @@ import numpy as np
 import optax
 
 from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, count, feeder, input_spec
-from jaxnet.layer import Layer, Size, Spec, check_features
-from jaxnet.layers.elementwise import as_layer, function_name
-from jaxnet.losses import check_labels, softmax_cross_entropy
-from jaxnet.metrics import error
+from jaxnet.layer import Layer, Size, Spec, check_features, function_name
+from jaxnet.layers.elementwise import as_layer
+from jaxnet.losses import check_labels, label_uses
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
@@ -314,10 +313,8 @@ def check_trial(trial: Trial, train: Data | None, validation: Data | None) -> No
         two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), targets)
         for role, function in (("loss", trial.loss), ("metric", trial.metric)):
             if function is not None:
-                valid = jax.ShapeDtypeStruct((2,), bool)
-                jax.eval_shape(functools.partial(_one_per_example, role, function), made, two, valid)
-            if function in (softmax_cross_entropy, error) and made.shape[-1] > 1:
-                check_labels(jax.device_get(targets), made.shape[-1])
+                for i, classes in _labels(role, function, made, two):
+                    check_labels(jax.device_get(jax.tree.leaves(targets)[i]), classes)
 
 
 def supervised(
@@ -471,6 +468,22 @@ def _one_per_example(role: str, function, outputs, targets, valid) -> jax.Array:
             f"{valid.shape}, got {values.shape}; average over the other axes, not over the batch"
         )
     return jnp.where(valid, values, jnp.zeros((), values.dtype))
+
+
+def _labels(role: str, function: Any, outputs: Any, targets: Any) -> list[tuple[int, int]]:
+    """Which leaves of ``targets`` a loss or metric takes for labels, and of how many classes; by tracing it."""
+    found = []
+
+    def traced(outputs, targets, valid):
+        with label_uses() as uses:
+            values = _one_per_example(role, function, outputs, targets, valid)
+        leaves = jax.tree.leaves(targets)
+        # A single output says yes or no, so its labels aren't in [0, 1).
+        found.extend((i, n) for labels, n in uses if n > 1 for i, leaf in enumerate(leaves) if leaf is labels)
+        return values
+
+    jax.eval_shape(traced, outputs, targets, jax.ShapeDtypeStruct((2,), bool))
+    return found
 
 
 def _too_large_batch(batch_size: int, examples: int) -> str:

@@ -303,3 +303,49 @@ def test_a_penalty_of_chosen_parameters(penalty, wanted):
     assert paths == ["body/w", "head/0/b", "head/0/w"]
     with pytest.raises(TypeError, match=f"{penalty.__name__}: where must be a function of a parameter's path"):
         penalty(1.0, where="head")
+
+
+# Outputs at each step of sequences of different lengths.
+
+LABELLED = {
+    "softmax_cross_entropy": losses.softmax_cross_entropy,
+    "label_smoothing": losses.label_smoothing(0.1),
+    "hinge": losses.hinge,
+    "error": jn.metrics.error,
+    "top_k_error": jn.metrics.top_k_error(2),
+}
+OF_EQUAL_SHAPE = {
+    "squared_error": losses.squared_error,
+    "absolute_error": losses.absolute_error,
+    "huber": losses.huber(0.5),
+    "sigmoid_cross_entropy": losses.sigmoid_cross_entropy,
+    "kl_divergence": losses.kl_divergence,
+}
+STEPWISE = LABELLED | OF_EQUAL_SHAPE
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_a_sequences_loss_is_the_mean_over_its_steps_and_padding_is_not_read(name, x64):
+    """Against each sequence cut to its length; past the end stand NaN and labels out of range."""
+    loss, rng, lengths = STEPWISE[name], np.random.default_rng(0), [4, 1, 0]
+    inside = np.arange(4) < np.array(lengths)[:, None]
+    values = np.where(inside[..., None], rng.normal(size=(3, 4, 3)), np.nan)
+    if name in LABELLED:
+        targets = np.where(inside, rng.integers(3, size=(3, 4)), -1)
+    else:
+        targets = np.where(inside[..., None], rng.dirichlet(np.ones(3), size=(3, 4)), np.nan)
+    outputs = jn.Sequence(jnp.asarray(values), jnp.array(lengths))
+    wanted = [float(jnp.mean(loss(values[i, :n], targets[i, :n]))) if n else 0.0 for i, n in enumerate(lengths)]
+    for given in (jnp.asarray(targets), jn.Sequence(jnp.asarray(targets), outputs.lengths)):
+        np.testing.assert_allclose(loss(outputs, given), wanted, rtol=1e-12)
+        slope = jax.grad(lambda v, t=given: loss(jn.Sequence(v, outputs.lengths), t).sum())(outputs.values)
+        assert jnp.isfinite(slope).all()
+        np.testing.assert_array_equal(slope[~inside], 0)
+
+
+def test_a_sequence_of_targets_wants_one_of_outputs_and_as_many_steps():
+    outputs = jn.Sequence(jnp.ones((2, 3, 4)), jnp.array([3, 1]))
+    with pytest.raises(TypeError, match="error: targets are a Sequence, but the outputs an array of shape"):
+        jn.metrics.error(jnp.ones((2, 4)), jn.Sequence(jnp.ones((2, 3), int), outputs.lengths))
+    with pytest.raises(ValueError, match=r"hinge: .* targets must be \[batch, time, ...\] \(2, 3\), got \(2,\)"):
+        losses.hinge(outputs, jnp.ones(2, int))

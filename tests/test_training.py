@@ -204,6 +204,33 @@ def test_bad_data_are_refused_with_a_way_out(data, kind, message, key):
         jn.fit(linear(), data, epochs=1, key=key)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [jn.losses.label_smoothing(0.1), jn.losses.hinge, lambda o, t: 2 * jn.losses.softmax_cross_entropy(o, t)],
+    ids=["label_smoothing", "hinge", "one's own"],
+)
+def test_labels_are_checked_for_whatever_takes_them_for_labels(loss, key):
+    trial = jn.Trial(jn.dense(3), loss, optax.sgd(0.1), batch_size=16)
+    with pytest.raises(ValueError, match=r"in \[0, 3\).*is 3\."):
+        jn.fit(trial, (X, Y + 1), epochs=1, key=key)
+    yes_or_no = jn.Trial(jn.dense(1), lambda o, t: jn.losses.hinge(o[:, 0], t), optax.sgd(0.1), jn.metrics.error)
+    with pytest.raises(ValueError, match="batch_size is 128"):  # and not of labels: a single output has no classes
+        jn.fit(yes_or_no, (X, Y), epochs=1, key=key)
+
+
+def test_targets_at_each_step_of_sequences(key):
+    """Which of two inputs is larger, at each step: learnt to the last one, with padding that says otherwise."""
+    generator = np.random.default_rng(0)
+    values, lengths = generator.normal(size=(64, 5, 2)).astype(np.float32), generator.integers(1, 6, 64)
+    inside = np.arange(5) < lengths[:, None]
+    labels = np.where(inside, values[..., 0] > values[..., 1], -1).astype(np.int32)
+    inputs = jn.Sequence(values, lengths.astype(np.int32))
+    trial = jn.Trial(jn.dense(2), jn.losses.softmax_cross_entropy, optax.adam(0.1), jn.metrics.error, batch_size=16)
+    fitted = jn.fit(trial, (inputs, labels), epochs=30, key=key)
+    assert fitted.curve["train_error"][0] > 0.1
+    assert fitted.curve["train_error"][-1] < 0.03
+
+
 def test_bad_arguments_are_refused_with_a_way_out(key):
     with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
         jn.fit(linear(), problem(), epochs=0, key=key)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.layer import Layer, Spec, along_features, as_spec
+from jaxnet.layer import Layer, Spec, along_features, as_spec, function_name
 from jaxnet.sequence import on_features
 
 
@@ -120,11 +120,6 @@ def lift(function: Callable[[Any], Any], *, active: Callable[[jax.Array], jax.Ar
 def as_layer(value: Any) -> Layer:
     """A layer as it is, a plain function as an elementwise layer; what every combinator does with its children."""
     return value if isinstance(value, Layer) else elementwise(value)
-
-
-def function_name(function: Callable[..., Any]) -> str:
-    """What errors call a function."""
-    return getattr(function, "__name__", type(function).__name__)
 
 
 _zero_stays_zero: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()

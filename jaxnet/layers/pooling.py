@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.ops import windows
+from jaxnet.ops.parameters import parameter_dtype
 from jaxnet.ops.windows import Pairs
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -235,7 +236,7 @@ def _highest(dtype):
 
 def _floating(x: jax.Array) -> jax.Array:
     """In at least float32: sums of half precision lose what they add."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32)
+    return x.astype(jnp.promote_types(parameter_dtype(x), jnp.float32))
 
 
 def _power(x: jax.Array, exponent: Any) -> jax.Array:

@@ -23,6 +23,12 @@ MOST_SLICES = 128
 # times at 3 x 3 x 64 and 60 times at 3 x 3 x 256.
 MOST_ENTRIES = 576
 
+# On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), and for how many features
+# that is worth its zeros. Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone,
+# gradients of 5 x 5 from 1 to 6 took 0.48, of 3 x 3 from 8 to 8 0.66, from 1 to 16 1.09, from 32 to 32 1.3.
+BLOCK = 4
+MOST_BLOCKED_FEATURES = 16
+
 _native_only = contextvars.ContextVar("native_only", default=False)
 
 
@@ -40,7 +46,8 @@ def convolve(
     Shifted slices of ``x`` lie side by side as features, and one matmul does the rest. Inside a ``scan`` on a CPU this
     is many times faster than XLA's convolution, and under ``vmap`` with weights of their own for each lane, which
     makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one place, that is a plain
-    matmul; where each feature is a group of its own, products of slices are added up. What is too long for slices
+    matmul; where each feature is a group of its own, products of slices are added up; on a CPU, few features are made
+    in blocks. What is too long for slices
     (``MOST_SLICES``, ``MOST_ENTRIES``) goes to ``lax.conv_general_dilated``.
 
     Args:
@@ -67,6 +74,8 @@ def convolve(
         edges = [(0, 0), *padding, (0, 0)]
         x = lax.pad(x, jnp.zeros((), dtype), [(low, high, 0) for low, high in edges])
     if groups == 1:
+        if _blocks_pay(kernel, strides, out_features):
+            return _in_blocks(x, w, strides, dilation)
         return patches(x, kernel, strides, dilation) @ w.reshape(-1, out_features)
 
     w = w.reshape(-1, in_features // groups, groups, out_features // groups)  # [volume, in, groups, out]
@@ -146,6 +155,36 @@ def _slices_pay(volume: int, in_features: int) -> bool:
     if volume == 1:
         return True
     return volume <= MOST_SLICES and (jax.default_backend() == "cpu" or volume * in_features <= MOST_ENTRIES)
+
+
+def _blocks_pay(kernel: Sequence[int], strides: Sequence[int], out_features: int) -> bool:
+    wide = kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES
+    return wide and jax.default_backend() == "cpu"
+
+
+def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:
+    """A convolution of a padded ``x``, stride 1 on the last axis, ``BLOCK`` neighbouring outputs there at a time.
+
+    Neighbours share most of what they see, so the patch of a block is little longer than that of one, its numbers lie
+    side by side in ``x``, and the matmul is ``BLOCK`` times as wide. Its matrix has ``w`` once for each of them, one
+    place further each time, and zeros elsewhere (so what isn't finite spreads over its block).
+    """
+    reach, out_features = dilation[-1] * (w.shape[-3] - 1), w.shape[-1]
+    width = x.shape[-2] - reach
+    blocks = -(-width // BLOCK)
+    zero, kept = jnp.zeros((), x.dtype), (0, 0, 0)
+    x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, BLOCK * blocks - width, 0), kept])
+    starts = range(0, BLOCK * blocks, BLOCK)
+    x = jnp.stack([lax.slice_in_dim(x, at, at + BLOCK + reach, axis=x.ndim - 2) for at in starts], axis=-3)
+    x = x.reshape(*x.shape[:-2], -1)  # [batch, *space, blocks, (BLOCK + reach) * in_features]
+    x = patches(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
+    moved = [
+        lax.pad(w, zero, [*[kept] * (w.ndim - 3), (at, BLOCK - 1 - at, dilation[-1] - 1), kept, kept])
+        for at in range(BLOCK)
+    ]
+    y = x @ jnp.stack(moved, axis=-2).reshape(-1, BLOCK * out_features)
+    y = y.reshape(*y.shape[:-2], BLOCK * blocks, out_features)
+    return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
 
 
 def _native(x, w, strides, dilation, padding, groups):

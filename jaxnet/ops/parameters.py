@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.layer import Layer, Size, Spec
+from jaxnet.layer import Layer, Size, Spec, function_name
 from jaxnet.ops.random import position_key
 
 Initializer = Callable[..., jax.Array]
@@ -170,7 +170,7 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
         try:
             small, tall, wide = (np.asarray(draw, np.float64) for draw in jax.jit(draws)(np.array([20, 7], np.uint32)))
         except ValueError as error:  # such as a shape that only some initialisers take
-            raise ValueError(_NOT_INDEPENDENT.format(_name(initializer), f": {error}")) from error
+            raise ValueError(_NOT_INDEPENDENT.format(function_name(initializer, factory=True), f": {error}")) from error
     if not small.any() and not tall.any() and not wide.any():
         return "constant"
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -185,7 +185,7 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
     for name, law in laws.items():
         if all(len(seen) == 1 and abs(seen[0] - expected) < 1e-3 for seen, expected in zip(factors, law, strict=True)):
             return name
-    raise ValueError(_NOT_INDEPENDENT.format(_name(initializer), ""))
+    raise ValueError(_NOT_INDEPENDENT.format(function_name(initializer, factory=True), ""))
 
 
 _NOT_INDEPENDENT = (
@@ -193,8 +193,3 @@ _NOT_INDEPENDENT = (
     "fan_out or their average), so it can't serve a width that differs from lane to lane{}. "
     "Try jax.nn.initializers.variance_scaling, or declare the width with static=True."
 )
-
-
-def _name(function: Callable[..., Any]) -> str:
-    """What errors call a function; of one made by a factory, the factory's name too."""
-    return getattr(function, "__qualname__", type(function).__name__)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.convolution import MOST_SLICES, convolve, convolve_transposed, native_convolution
+from jaxnet.ops.convolution import (
+    BLOCK,
+    MOST_BLOCKED_FEATURES,
+    MOST_SLICES,
+    convolve,
+    convolve_transposed,
+    native_convolution,
+)
 
 # space, in_features, features, kernel, strides, dilation, padding, groups
 CASES = {
@@ -14,6 +21,7 @@ CASES = {
     "2d": ((6, 5), 3, 4, (3, 2), (1, 1), (1, 1), ((0, 0), (0, 0)), 1),
     "2d, all": ((7, 8), 2, 3, (2, 3), (2, 3), (3, 1), ((2, 0), (1, 2)), 1),
     "3d, all": ((4, 5, 3), 2, 3, (2, 3, 2), (1, 2, 1), (2, 1, 1), ((0, 1), (1, 0), (0, 0)), 1),
+    "2d, last axis dense": ((6, 11), 2, 3, (2, 3), (2, 1), (1, 2), ((0, 0), (1, 2)), 1),
     "groups": ((6, 5), 6, 4, (3, 2), (2, 1), (1, 2), ((1, 0), (0, 1)), 2),
     "depthwise": ((6, 5), 3, 3, (3, 2), (1, 2), (2, 1), ((1, 1), (0, 0)), 3),
     "depthwise, two outputs each": ((7,), 3, 6, (3,), (2,), (1,), ((2, 0),), 3),
@@ -191,3 +199,23 @@ def test_networks_of_different_widths_in_lanes_equal_each_alone(key):
         net = make(*widths)
         params, state, _ = net.init(key, (6, 6, 1))
         np.testing.assert_allclose(got, net.apply(params, state, x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
+    """One row of the matmul for ``BLOCK`` places of 6; elsewhere, with strides, and for many features, one for each."""
+
+    def rows(features, stride=1):
+        x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, features))
+        arguments = {"strides": (1, stride), "dilation": (1, 1), "padding": ((1, 1), (1, 1))}
+        (dot,) = (
+            equation
+            for equation in jax.make_jaxpr(lambda x, w: convolve(x, w, **arguments))(x, w).eqns
+            if str(equation.primitive) == "dot_general"
+        )
+        return dot.outvars[0].aval.shape
+
+    assert rows(MOST_BLOCKED_FEATURES) == (1, 6, 2, BLOCK * MOST_BLOCKED_FEATURES)
+    assert rows(MOST_BLOCKED_FEATURES + 1) == (1, 6, 6, MOST_BLOCKED_FEATURES + 1)
+    assert rows(3, stride=2) == (1, 6, 3, 3)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert rows(3) == (1, 6, 6, 3)
