@@ -8,6 +8,16 @@ compiling apart. The gradient is that of the outputs' sum of squares with respec
 eagerly, with channels first, on a CPU only. Then whole training steps (momentum) of a LeNet, an LSTM and a network with
 batch norm, twenty at a time: inside one ``scan`` here, in a loop there.
 
+Where a peer in JAX is faster, and why it stays so. Convolutions with many features, called outside of a ``scan``: with
+kernels of 3 x 3 x 64 XLA's own takes two thirds of the time of patches and a matmul, forward and gradients. But its
+gradients inside of a ``scan``, where training runs, are loops that multiply number by number: of inputs and weights 19
+and 248 ms, in place of 2.2 and 4.1 ms outside (one busy core of 250 GFLOP/s). A layer can't know where it is. Layer
+norm: flax takes ``E[x^2] - E[x]^2``, one pass over x, in which a mean that is large against the deviation cancels; ours
+takes two.
+
+The floor of the LSTM's step: its matmuls are 1.3 GFLOP, 5.2 of the 8.5 ms that it takes of such a core; the rest is
+gates, and what goes back and forth between memory and them. Of LeNet's step they are 0.3 GFLOP, 1.2 of 6.7 ms.
+
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """
 

@@ -1,9 +1,9 @@
 """Recurrent layers: a cell, and a scan over time that all cells share; ``bidirectional`` is a combinator.
 
 The product of the inputs with ``w`` stands outside the scan, over all time steps at once; inside it, the gates of a
-step are one matmul of the hidden state with ``u`` (``ops/recurrence.py``, which also has the gradient). Columns of
-``w``, ``u`` and ``b`` lie gate by gate, each gate with all its units (under sizes with all of its bound, the active
-ones first): ``[in_features, gates * units]``.
+step are one matmul of the hidden state with ``u`` (``ops/recurrence.py``, which also has the gradient, for reverse
+mode only). Columns of ``w``, ``u`` and ``b`` lie gate by gate, each gate with all its units (under sizes with all of
+its bound, the active ones first): ``[in_features, gates * units]``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def rnn(
       recurrent_dropout: in training, the share of the hidden units that the product with ``u`` doesn't see; a number in
         [0, 1), may be traced. One mask for an example, the same at all its steps (and, with "step", under the same key)
         and for all gates; what is kept is divided by ``1 - recurrent_dropout``.
-      unroll: how many steps a turn of the scan's loop takes, True for all: more are faster, and compile longer.
+      unroll: how many steps a turn of the scan's loop takes, True for all: more are faster on an accelerator (not on a
+        CPU), and compile longer.
       w_init, u_init: draw ``w`` and ``u``, gate by gate. Entries of ``u`` have variance ``1 / units``, so a step keeps
         the expected norm of the state, as an orthogonal matrix does. An orthogonal ``u`` is the usual choice where
         widths are integers (``u_init=jax.nn.initializers.orthogonal()``); it can't be the default, since its entries

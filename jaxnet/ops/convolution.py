@@ -19,8 +19,9 @@ MOST_SLICES = 128
 
 # On an accelerator, the longest product that slices are made for: 3 x 3 x 64 entries, where the native convolution
 # catches up; beyond, patches take several times the input's memory and win nothing. On a CPU there is no such number:
-# inside a scan XLA's convolution is naive loops: on two busy cores, training steps took 6 times as long for LeNet, 40
-# times at 3 x 3 x 64 and 60 times at 3 x 3 x 256.
+# the gradients of XLA's convolution are naive loops inside a scan (its forward pass isn't): on two busy cores, training
+# steps took 6 times as long for LeNet, 40 times at 3 x 3 x 64 and 60 times at 3 x 3 x 256. Outside of one, with 64
+# features, it takes two thirds of the time that patches do, but a layer can't know where it is.
 MOST_ENTRIES = 576
 
 # On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), and for how many features

@@ -63,7 +63,8 @@ def recur(
     """Runs a cell over time: ``(last carry, outputs [time, batch, units])``.
 
     The inputs' product with ``w`` is one matmul before the loop. The gradient of ``u`` (and ``w``) is one after the
-    loop that goes back, over all steps at once; what JAX makes of a scan adds up a matmul for each step.
+    loop that goes back, over all steps at once; what JAX makes of a scan adds up a matmul for each step. Written out,
+    it has no forward mode (``jax.jvp``); derivatives of the gradient (``jax.hessian``) are there.
 
     Args:
       cell, weights: what a step does, of one dtype with ``x`` and ``carry``.
@@ -95,8 +96,13 @@ def step(
 
 
 def project(cell: Cell, x: jax.Array, w: jax.Array) -> Arrays:
-    """``x @ w`` for each gate, without the bias, which costs nothing inside of the loop."""
-    return tuple(x @ columns for columns in _split(w, cell.gates))
+    """``x @ w`` for each gate, without the bias, which costs nothing inside of the loop.
+
+    On a CPU a matmul for each gate, which saves a copy of all of them; an accelerator prefers one that is wide.
+    """
+    if jax.default_backend() == "cpu":
+        return tuple(x @ columns for columns in _split(w, cell.gates))
+    return _split(x @ w, cell.gates)
 
 
 def _scan(options, weights, x, carry, inside, kept):
