@@ -98,9 +98,10 @@ def step(
 def project(cell: Cell, x: jax.Array, w: jax.Array) -> Arrays:
     """``x @ w`` for each gate, without the bias, which costs nothing inside of the loop.
 
-    On a CPU a matmul for each gate, which saves a copy of all of them; an accelerator prefers one that is wide.
+    On a CPU a matmul for each gate, which saves a copy of all of them; an accelerator prefers one that is wide, and so
+    does a CPU where gates are narrow.
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and w.shape[1] >= 32 * cell.gates:
         return tuple(x @ columns for columns in _split(w, cell.gates))
     return _split(x @ w, cell.gates)
 
