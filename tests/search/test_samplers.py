@@ -94,7 +94,7 @@ def test_where_that_hardly_anything_meets_is_refused_with_the_share(sampler, key
     (jn.integers(3, 7), stats.randint(3, 8)),
     (jn.log_integers(1, 7), stats.rv_discrete(values=(range(1, 8), np.log2(np.arange(2, 9) / np.arange(1, 8)) / 3))),
     (jn.choice(0.5, 2.0, 3.0), stats.rv_discrete(values=(range(3), [1 / 3] * 3))),
-], ids=repr)  # fmt: skip
+], ids=["uniform", "log_uniform", "integers", "log_integers", "choice"])  # fmt: skip
 @pytest.mark.parametrize("sampler", [jn.search.random(), jn.search.sobol()], ids=["random", "sobol"])
 def test_draws_follow_the_laws_that_scipy_has(sampler, distribution, law, key):
     """Kolmogorov and Smirnov's test for continuous ones, chi-squared for the others; Sobol's pass easily."""
