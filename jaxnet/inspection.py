@@ -15,6 +15,7 @@ import numpy as np
 from jaxnet.combinators import observing
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.layers.elementwise import as_layer
+from jaxnet.ops.convolution import lowered_as
 from jaxnet.sequence import Sequence
 
 
@@ -119,7 +120,8 @@ def _row(path: str, layer: Layer, spec: Any, params: Any, state: Any, out: Any) 
     params, state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (params, state))
     from jaxnet.search.cost import traced_cost  # when it is used: the search is half of what there is to import
 
-    flops, _, _ = traced_cost(lambda *given: layer.apply(*given)[0], params, state, _one_example(spec))
+    with lowered_as("patches"):
+        flops, _, _ = traced_cost(lambda *given: layer.apply(*given)[0], params, state, _one_example(spec))
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((params, state)))
     output = as_spec(out.values if isinstance(out, Sequence) else out).shape
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

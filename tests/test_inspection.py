@@ -55,6 +55,12 @@ def test_one_layer_and_a_sequence_and_a_size():
     assert jn.summary(jn.serial(jn.dense(jn.Size(6, 2)), jn.dense(1)), (2,)).total.parameters == 18 + 7
 
 
+def test_a_convolution_counts_its_own_operations_however_it_is_computed():
+    """Two for each place of the kernel, each input feature and each output: no zeros that make it faster."""
+    table = jn.summary(jn.serial(jn.conv(6, (5, 5), padding="SAME"), jn.conv(16, (3, 3), strides=2)), (28, 28, 1))
+    assert [row.operations for row in table.rows] == [2 * 28 * 28 * 25 * 6, 2 * 13 * 13 * 9 * 6 * 16]
+
+
 def test_the_output_needs_no_terminal(capsys):
     net = jn.serial(jn.dense(1000), jn.dense(1))
     print(jn.summary(net, (1000,)))

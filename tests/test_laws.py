@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxnet as jn
 from jaxnet.combinators import as_layer
-from jaxnet.ops.convolution import native_convolution
+from jaxnet.ops.convolution import lowered_as
 from jaxnet.ops.parameters import making_masks, unpad
 from jaxnet.sequence import on_features
 
@@ -42,7 +42,7 @@ def native(layer):
     """The layer with XLA's own convolutions in place of matrix products."""
 
     def apply(*args, **options):
-        with native_convolution():
+        with lowered_as("native"):
             return layer.apply(*args, **options)
 
     return layer._replace(apply=apply)

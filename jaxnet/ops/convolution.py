@@ -8,6 +8,7 @@ import functools
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ MOST_ENTRIES = 576
 BLOCK = 4
 MOST_BLOCKED_FEATURES = 16
 
-_native_only = contextvars.ContextVar("native_only", default=False)
+_lowering: contextvars.ContextVar[str | None] = contextvars.ContextVar("lowering", default=None)
 
 
 def convolve(
@@ -48,8 +49,7 @@ def convolve(
     is many times faster than XLA's convolution, and under ``vmap`` with weights of their own for each lane, which
     makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one place, that is a plain
     matmul; where each feature is a group of its own, products of slices are added up; on a CPU, few features are made
-    in blocks. What is too long for slices
-    (``MOST_SLICES``, ``MOST_ENTRIES``) goes to ``lax.conv_general_dilated``.
+    in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to ``lax.conv_general_dilated``.
 
     Args:
       x: ``[batch, *space, in_features]``.
@@ -69,7 +69,7 @@ def convolve(
     dtype = jnp.result_type(x, w)
     x, w = x.astype(dtype), w.astype(dtype)
     kernel, in_features, out_features = w.shape[:-2], x.shape[-1], w.shape[-1]
-    if _native_only.get() or not _slices_pay(math.prod(kernel), in_features // groups):
+    if _lowering.get() == "native" or not _slices_pay(math.prod(kernel), in_features // groups):
         return _native(x, w, strides, dilation, padding, groups)
     if any(map(any, padding)):
         edges = [(0, 0), *padding, (0, 0)]
@@ -140,16 +140,17 @@ def slices(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation
 
 
 @contextlib.contextmanager
-def native_convolution() -> Iterator[None]:
-    """Inside, every convolution is XLA's own, for those who want to compare.
+def lowered_as(how: Literal["native", "patches"]) -> Iterator[None]:
+    """Inside, convolutions are XLA's own ("native"), or patches without blocks ("patches", no arithmetic with zeros).
 
-    It is read while a program is traced: what was compiled before stays as it is.
+    For those who want to compare, or to count. It is read while a program is traced: what was compiled before stays as
+    it is.
     """
-    token = _native_only.set(True)
+    token = _lowering.set(how)
     try:
         yield
     finally:
-        _native_only.reset(token)
+        _lowering.reset(token)
 
 
 def _slices_pay(volume: int, in_features: int) -> bool:
@@ -160,7 +161,7 @@ def _slices_pay(volume: int, in_features: int) -> bool:
 
 def _blocks_pay(kernel: Sequence[int], strides: Sequence[int], out_features: int) -> bool:
     wide = kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES
-    return wide and jax.default_backend() == "cpu"
+    return wide and jax.default_backend() == "cpu" and _lowering.get() is None
 
 
 def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:

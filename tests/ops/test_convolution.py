@@ -10,7 +10,7 @@ from jaxnet.ops.convolution import (
     MOST_SLICES,
     convolve,
     convolve_transposed,
-    native_convolution,
+    lowered_as,
 )
 
 # space, in_features, features, kernel, strides, dilation, padding, groups
@@ -45,7 +45,7 @@ def case(request):
 
 def natively(run):
     def under(*args):
-        with native_convolution():
+        with lowered_as("native"):
             return run(*args)
 
     return under
@@ -157,7 +157,7 @@ def test_the_switch_ends_with_its_block_even_after_an_error():
     def run(x, w):
         return convolve(x, w, strides=(1,), dilation=(1,), padding=((0, 0),))
 
-    with pytest.raises(RuntimeError), native_convolution():
+    with pytest.raises(RuntimeError), lowered_as("native"):
         raise RuntimeError
     assert "conv_general_dilated" not in primitives(run, x, w)
 
@@ -169,7 +169,7 @@ def test_integers_are_promoted():
     def run():
         return convolve(x, w, strides=(1,), dilation=(1,), padding=((0, 0),))
 
-    with native_convolution():
+    with lowered_as("native"):
         native = run()
     for y in (run(), native):
         assert y.dtype == jnp.bfloat16
