@@ -330,8 +330,10 @@ def test_a_tuple_stands_for_a_float32_spec(case, key):
 
 
 def test_jit_equals_eager(case, network, key):
+    """Eager also with NumPy arrays, as networks come out of files and searches."""
     x = draw(case, (3, *case.shape))
     params, state, _ = network.layer.init(key, case.shape)
+    params = jax.tree.map(np.asarray, params)
     evaluation = network.layer.apply(params, state, x)
     training = network.layer.apply(params, state, x, key=key, train=True)
     jitted = network.step(network.params, network.state, x, key)

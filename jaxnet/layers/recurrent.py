@@ -324,8 +324,8 @@ def _recurrent(
                 + ' returns="step".'
             )
         dtype = jnp.result_type(x, *jax.tree.leaves(params))
-        x, weights = x.astype(dtype), Weights(params["w"], params["u"], *kind.biases(params))
-        weights = jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
+        cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        x, weights = x.astype(dtype), Weights(cast["w"], cast["u"], *kind.biases(cast))
         if given is None:
             carry = (jnp.zeros((len(x), width), dtype),) * cell.arrays
         else:
