@@ -585,7 +585,9 @@ class _Run:
         new = [i for i in best if i not in kept]
         self.outcome.kept = kept = {i: kept[i] for i in best if i in kept}
         if new:
-            lanes, most = self.extract(chunk.lane.carry), min(self.keep * self.repeats, len(ids))
+            # As many as ever, so that this compiles once; more where a trial's other seeds are still on their way.
+            most = max(len(new), min(self.keep * self.repeats, len(ids)))
+            lanes = self.extract(chunk.lane.carry)
             found = self.devices.take(lanes, [ids.index(i) for i in new], chunk.batch.lanes, most)
             found = gathered({ids[place]: tree for place, tree in found.items()}, lanes)
             kept |= {i: found[i] for i in new}
