@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,16 +48,27 @@ def page() -> str:
         "`--quick` shows in seconds that it does, `--full` is the published setting, `--help` tells the rest. The",
         "random search over MNIST networks is shown in the [README](../README.md).",
     ]
-    for path in sorted(RESULTS.glob("*/record.json")):
-        record = json.loads(path.read_text())
+    records = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/record.json"))]
+    lines += ["", *(f"- [{record['question']}](#{_anchor(record['question'])})" for record in records)]
+    for record in records:
         flag = " --full" if record["setting"] == "full" else ""
         lines += ["", f"## {record['question']}", "", f"    python -m experiments.{record['name']}{flag}", ""]
-        lines += [f"{_duration(record['seconds'])} on {where(record['machine'])}.", "", *table(record)]
+        spent = f"{_duration(record['seconds'])}, {_duration(record['processor_seconds'])} of processor time"
+        lines += [f"{spent}, on {where(record['machine'])}.", "", *table(record)]
         if record["claims"]:
             lines += ["", *(_claim(claim) for claim in record["claims"])]
         for figure in record["figures"]:
             lines += ["", f"![{figure['caption']}](results/{record['name']}/{figure['file']})", "", figure["caption"]]
     return "\n".join(lines) + "\n"
+
+
+def _anchor(heading: str) -> str:
+    """What GitHub calls a heading in a link: small letters, hyphens for spaces, no other signs.
+
+    >>> _anchor("Fully connected, or n^2?")
+    'fully-connected-or-n2'
+    """
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _claim(claim: dict[str, Any]) -> str:

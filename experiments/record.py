@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -11,8 +12,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from experiments.benchmarks.report import machine
+
+LARGE = 150_000  # bytes of a figure, from which on it is kept in 256 colours: figures stand in the repository
 
 
 class Record:
@@ -29,7 +33,7 @@ class Record:
       folder: where files go (``--output``).
     """
 
-    def __init__(self, module: str, question: str, arguments: Sequence[str] | None = None):
+    def __init__(self, module: str, question: str | None, arguments: Sequence[str] | None = None):
         self.name = module.rpartition(".")[2]
         parser = argparse.ArgumentParser(
             prog=f"python -m experiments.{self.name}", description=question,
@@ -45,7 +49,8 @@ class Record:
         self.quick, self.full, self.seed = options.quick, options.full, options.seed
         self.folder: Path = options.output / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._question, self._started = question.strip().split("\n")[0], time.perf_counter()
+        self._question = (question or "").strip().split("\n")[0]
+        self._started, self._processor = time.perf_counter(), time.process_time()
         self._rows: list[dict[str, Any]] = []
         self._claims: list[dict[str, Any]] = []
         self._figures: list[dict[str, str]] = []
@@ -72,22 +77,29 @@ class Record:
 
     def figure(self, figure: Figure, caption: str, name: str = "figure") -> None:
         """Writes a figure into the folder; the caption says what is seen."""
-        figure.savefig(self.folder / f"{name}.png", dpi=110)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=110)
+        path = self.folder / f"{name}.png"
+        path.write_bytes(drawn.getvalue())
+        if len(drawn.getvalue()) > LARGE:
+            Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
         self._figures.append({"file": f"{name}.png", "caption": caption})
 
     def finish(self) -> None:
         """Prints the table and the claims and writes them; exits with an error where a claim doesn't hold."""
-        seconds = time.perf_counter() - self._started
+        seconds, processor = time.perf_counter() - self._started, time.process_time() - self._processor
         setting = "quick" if self.quick else "full" if self.full else "default"
         record = {
-            "name": self.name, "question": self._question, "setting": setting, "seed": self.seed, "seconds": seconds,
-            "machine": machine(), "numbers": self._rows, "claims": self._claims, "figures": self._figures,
+            "name": self.name, "question": self._question, "setting": setting, "seed": self.seed,
+            "seconds": seconds, "processor_seconds": processor, "machine": machine(),
+            "numbers": self._rows, "claims": self._claims, "figures": self._figures,
         }  # fmt: skip
         print("\n".join(table(record)))
         for claim in self._claims:
             print(f"{'holds' if claim['holds'] else 'FAILS'}: {claim['what']}")
         (self.folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-        print(f"record.json and {len(self._figures)} figures are in {self.folder}; {seconds:.0f} s in all")
+        print(f"record.json and {len(self._figures)} figures are in {self.folder}")
+        print(f"{seconds:.0f} s in all, {processor:.0f} s of processor time")
         if failed := [claim["what"] for claim in self._claims if not claim["holds"]]:
             raise SystemExit(f"{len(failed)} of {len(self._claims)} claims don't hold: {'; '.join(failed)}")
 
@@ -109,10 +121,19 @@ def _measured(values: Any) -> str:
     if len(values) == 1:
         return _short(values[0])
     spread = float(np.std(values, ddof=1))
+    if not (spread > 0 and np.isfinite(spread)):
+        return f"{_short(np.mean(values))} (sd {_short(spread)}, {len(values)} seeds)"
     # Two digits of the spread, and as many decimals of the mean.
-    decimals = max(0, 1 - int(np.floor(np.log10(spread)))) if spread > 0 and np.isfinite(spread) else 3
+    decimals = max(0, 1 - int(np.floor(np.log10(spread))))
     return f"{np.mean(values):.{decimals}f} (sd {spread:.{decimals}f}, {len(values)} seeds)"
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    """Four digits, or all of a whole number.
+
+    >>> _short(3.14159), _short(16e9), _short("about 1")
+    ('3.142', '16,000,000,000', 'about 1')
+    """
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) < 1e15 and float(value).is_integer() else f"{value:.4g}"
