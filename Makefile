@@ -21,7 +21,10 @@ lint: .venv/installed-test
 types: .venv/installed-test
 	$(BIN)/basedpyright
 
+EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classical_filters backpropagation_by_hand
+
 experiments-quick: .venv/installed-test
+	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name --quick --output runs/quick; done
 	$(BIN)/python -m experiments.mnist_random_search --quick --output runs/quick/mnist_random_search
 	$(BIN)/python -m experiments.benchmarks.mlp_sweep --quick --output runs/quick/benchmarks
 	$(BIN)/python -m experiments.benchmarks.layers --quick --output runs/quick/benchmarks
