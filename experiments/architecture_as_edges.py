@@ -29,7 +29,7 @@ from experiments.record import Record
 SHOWN = 16
 KNOWN = {"fully connected": lambda n: n**2, "locally connected": lambda n: 3 * n - 2, "convolution": lambda n: 3}
 FORMULA = dict(zip(KNOWN, ("n^2", "3n - 2", "3"), strict=True))
-SLIDES = "LeCun and Ranzato, tutorial at ICML 2013"
+SLIDES = "the course, on layers of an image"
 
 
 def layers(n: int) -> dict[str, jn.Layer]:
