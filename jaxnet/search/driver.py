@@ -236,13 +236,10 @@ class _Setup:
         self.given = f"{self.included} {_digest_of(self.configurations)}"
         if trials is not None and self.included > trials:
             raise ValueError(f"include has {self.included} configurations, more than trials={trials}")
-        proposed: Any = (
-            []
-            if self.included == trials
-            else (sampler or samplers.random())(
-                space, self.keys.sampler, None if trials is None else trials - self.included
-            )
-        )
+        proposed: Any = []
+        if self.included != trials:
+            more = None if trials is None else trials - self.included
+            proposed = (sampler or samplers.random())(space, self.keys.sampler, more)
         if isinstance(proposed, samplers.Proposer):
             if trials is None:
                 raise ValueError("a sampler that learns needs trials=, the number of configurations to try")
