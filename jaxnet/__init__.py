@@ -3,8 +3,14 @@
 The table of contents: every public name, by topic.
 """
 
+import gc as _gc
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any as _Any
+
+# Importing jax leaves Python just short of a full collection, which walks through all of it and finds nothing: twice
+# what importing jaxnet takes. It is not to fall in here.
+_collecting = _gc.isenabled()
+_gc.disable()
 
 # The contract, and what a layer of one's own is made with.
 from jaxnet.layer import Layer as Layer
@@ -109,6 +115,10 @@ _SEARCH = {"search": "", "random_search": ".driver"} | dict.fromkeys(
 )
 
 __version__ = "0.1.0"
+
+if _collecting:
+    _gc.collect(0)
+    _gc.enable()
 
 
 def __getattr__(name: str) -> _Any:

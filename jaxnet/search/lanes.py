@@ -317,15 +317,14 @@ class _Run:
         order = {id(group): i for i, group in enumerate(self.plan.groups)}
         self.batches = collections.deque(sorted(self.batches, key=lambda batch: order[id(batch.group)]))
         while self.batches or self.compiling or self.ready or self.running:
-            started, idle = time.perf_counter(), not self.running
-            if self.stopping and idle:
+            if self.stopping and not self.running:
                 raise KeyboardInterrupt
-            self._go_on()
-            self._tell()
-            self._await()
-            elapsed = time.perf_counter() - started
-            self.outcome.compile_seconds += idle * elapsed
-            self.outcome.run_seconds += (not idle) * elapsed
+            for act in (self._go_on, self._tell, self._await):
+                started, running = time.perf_counter(), bool(self.running)
+                act()
+                elapsed = time.perf_counter() - started
+                self.outcome.run_seconds += running * elapsed
+                self.outcome.compile_seconds += (not running) * elapsed
 
     def _lane_ids(self, trials: np.ndarray) -> np.ndarray:
         return (np.asarray(trials)[:, None] * self.repeats + np.arange(self.repeats)).ravel()
@@ -614,6 +613,10 @@ class _Run:
         lanes = self.devices.rounded(batch.lanes / 2)
         group = self.plan.groups.index(batch.group)
         self.most[group] = min(self.most.get(group, lanes), lanes)
+        if self.devices.process == 0:
+            print(
+                f"{batch.lanes} lanes of group {group + 1} don't fit in memory; going on with {lanes}", file=sys.stderr
+            )
         if self.journal is not None:
             self.journal.append({"group": group, "most": lanes // self.devices.count})  # another day on more, or fewer
         self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))

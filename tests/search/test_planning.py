@@ -73,6 +73,8 @@ def test_on_a_cpu_every_core_gets_a_chunk_and_lanes_stay_in_its_cache(monkeypatc
     assert planning._lanes(small, 12, memory=10**9) == 3  # a chunk for each core
     assert planning._lanes(large, 12, memory=10**9) == 2
     assert planning._lanes(large, 13, memory=10**9) == 1  # two lanes would leave one empty
+    busy = np.array([1.0, 1.0, 100.0, planning.CPU_STEP / 1.5])
+    assert planning._lanes(busy, 12, memory=10**9) == 1
     assert [planning.concurrent_chunks(chunks) for chunks in (1, 3, 9)] == [1, 3, 4]
 
 
