@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import jaxnet as jn
 from experiments import mnist
@@ -114,7 +115,8 @@ def alone_as_together(data: tuple[np.ndarray, np.ndarray], digit: int, key: jax.
 
 def picture(curves: np.ndarray, weights: Sequence[np.ndarray], pair_weights: Sequence[np.ndarray]) -> Figure:
     """Test errors over the epochs, and what each node looks for: weights as images, all on one scale a row."""
-    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    # Images of a fixed aspect push their titles out at the top.
+    figure = Figure(figsize=(11, 5.8), layout=ConstrainedLayoutEngine(rect=(0, 0, 1, 0.97)))
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.35, 1])
     upper, lower = halves
     axes = upper.subplots(1, 3, width_ratios=[2, 1, 1])
