@@ -265,7 +265,7 @@ class _Run:
             return
         while len(ids):
             known = len(self.configurations) // self.repeats
-            if ids[-1] >= known and (missing := int(ids[-1]) + 1 - known):
+            if (missing := int(ids[-1]) + 1 - known) > 0:
                 self.proposals.ask(min(self.proposals.batch, missing))
                 known = len(self.configurations) // self.repeats
             part, ids = ids[ids < known], ids[ids >= known]
