@@ -28,9 +28,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import jaxnet as jn
-from experiments import mnist
+from experiments import mnist, plots
 from experiments.record import Record
-from jaxnet.search import plots
 
 RATE, BATCH, EPOCHS = 0.13, 600, 74  # the tutorial's
 SINGLE = jn.Space(rate=jn.choice(RATE))
@@ -127,8 +126,7 @@ def picture(curves: np.ndarray, weights: Sequence[np.ndarray], pair_weights: Seq
     axes[0].axhline(7.489, color="black", linestyle=":", linewidth=1, label="published, softmax")
     axes[0].set(xlabel="epoch", ylabel="test error (%)", xscale="log")
     axes[0].legend(frameon=False)
-    axes[0].grid(color="0.9", linewidth=0.6)
-    axes[0].spines[["top", "right"]].set_visible(False)
+    plots.tidy(axes[0])
     axes[0].xaxis.set_major_formatter("{x:g}")
     rows: list[Any] = [(axes[1:], pair_weights, [f"{no} against {yes}" for no, yes in PAIRS], "")]
     rows += [

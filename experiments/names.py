@@ -33,10 +33,9 @@ import optax
 from matplotlib.figure import Figure
 
 import jaxnet as jn
-from experiments import surnames
+from experiments import plots, surnames
 from experiments.record import Record
 from experiments.surnames import ALPHABET, LANGUAGES, LONGEST
-from jaxnet.search import plots
 
 CELLS = {"RNN": jn.rnn, "GRU": jn.gru, "LSTM": jn.lstm}
 MODELS = (*CELLS, "bidirectional GRU")

@@ -26,12 +26,12 @@ import jax
 import numpy as np
 import optax
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from scipy.stats import rankdata
 
 import jaxnet as jn
-from experiments import mnist
+from experiments import mnist, plots
 from experiments.record import Record
-from jaxnet.search import plots
 
 SPACE = jn.Space(
     learning_rate=jn.log_uniform(1e-3, 1e-1),
@@ -121,11 +121,11 @@ def picture(table: dict[str, np.ndarray], errors: np.ndarray, curves: np.ndarray
     right.axhline(KNOWN, color="black", linestyle=":", linewidth=1, label=f"the slide's {KNOWN}")
     right.set(xlabel="epoch", ylabel="validation error of the stated setting", yscale="log")
     right.legend(frameon=False)
-    plots.plain_ticks(right)
-    for axis in (left, middle):
-        axis.grid(color="0.9", linewidth=0.6)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+    right.yaxis.set(
+        major_locator=LogLocator(subs=(1, 2, 3, 5, 7)), major_formatter="{x:g}", minor_locator=NullLocator()
+    )
+    for axis in (left, middle, right):
+        plots.tidy(axis)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -157,8 +156,7 @@ class _Study:
         if not isinstance(sampler, self.optuna.samplers.BaseSampler):
             raise TypeError(f"optuna: {self.make!r} must make a sampler of Optuna, made {sampler!r}")
         self.seed = (self.seed + 1) % 2**32
-        with _quiet(self.optuna):
-            return self.optuna.create_study(sampler=sampler)
+        return quiet_study(sampler=sampler)
 
     def _bring_up_to_date(self) -> None:
         """Tells the study what it doesn't know, or makes a new one where what it knows no longer holds."""
@@ -220,12 +218,13 @@ class _Study:
         return suggest(name, *distribution.bounds, log=distribution.log)
 
 
-@contextlib.contextmanager
-def _quiet(optuna: Any):
-    """Without the line that Optuna logs for each new study."""
+def quiet_study(*, maximize: bool = False, **options: Any) -> Any:
+    """A new Optuna study, without the line that Optuna logs for each; ``options`` are for ``optuna.create_study``."""
+    import optuna
+
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
     try:
-        yield
+        return optuna.create_study(direction="maximize" if maximize else "minimize", **options)
     finally:
         optuna.logging.set_verbosity(verbosity)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import gammaln
 
+from jaxnet.search.adaptive import quiet_study
 from jaxnet.search.space import Scale
 
 if TYPE_CHECKING:
@@ -120,20 +121,6 @@ def importances(result: SearchResult) -> dict[str, float]:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {name: float(share) for name, share in shares.items()}
-
-
-def quiet_study(storage: Any = None, name: str | None = None, maximize: bool = False) -> Any:
-    """A new Optuna study, made without a line on the terminal."""
-    import optuna
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(
-            storage=storage, study_name=name, direction="maximize" if maximize else "minimize"
-        )  # fmt: skip
-    finally:
-        optuna.logging.set_verbosity(verbosity)
 
 
 def value_names(values: Sequence[Any]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.checkpoint import replacing
-from jaxnet.search.analysis import are_integers, category_places, quiet_study, value_names
+from jaxnet.search.adaptive import quiet_study
+from jaxnet.search.analysis import are_integers, category_places, value_names
 from jaxnet.search.space import Scale
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def make_study(result: SearchResult, storage: Any, name: str | None) -> Any:
                 intermediate_values={int(unit) + 1: float(curve[unit]) for unit in np.flatnonzero(np.isfinite(curve))},
             )
         )
-    study = quiet_study(storage, name, result.maximize)
+    study = quiet_study(storage=storage, study_name=name, maximize=result.maximize)
     study.add_trials(trials)
     return study
 
