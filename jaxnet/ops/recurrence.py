@@ -134,6 +134,9 @@ def _backward(options, saved, gradients):
     weights, x, start, made, slopes, inside, kept = saved
     reverse = options.reverse
 
+    def masked(h):
+        return h if kept is None else jnp.where(kept, h, jnp.zeros((), h.dtype))
+
     def body(gradient, at):
         of_output, slopes, inside = at
         passed = (0,) * len(gradient)
@@ -144,27 +147,27 @@ def _backward(options, saved, gradients):
             passed = tuple(jnp.where(inside, zero, array) for array in gradient)
             gradient = tuple(jnp.where(inside, array, zero) for array in gradient)
         dx, dproduct, dcarry = options.cell.retreat(slopes, gradient)
-        dh = jnp.concatenate(dproduct, axis=-1) @ weights.u.T
-        if kept is not None:
-            dh = jnp.where(kept, dh, jnp.zeros((), dh.dtype))
+        own = tuple(None if a is b else b for a, b in zip(dproduct, dx, strict=True))
+        dproduct = jnp.concatenate(dproduct, axis=-1)  # [batch, gates * units]
+        dh = masked(dproduct @ weights.u.T)
         dcarry = (dcarry[0] + dh, *dcarry[1:])
-        own = tuple(None if a is b else a for a, b in zip(dproduct, dx, strict=True))
-        return tuple(a + b for a, b in zip(dcarry, passed, strict=True)), (dx, own)
+        return tuple(a + b for a, b in zip(dcarry, passed, strict=True)), (dproduct, own)
 
     xs = gradients[1], slopes, inside
-    dcarry, (dx, own) = jax.lax.scan(body, gradients[0], xs, reverse=not reverse, unroll=options.unroll)
-    dproduct = tuple(a if b is None else b for a, b in zip(dx, own, strict=True))
-    before = [made[1:], start[None]] if reverse else [start[None], made[:-1]]
-    h = jnp.concatenate(before)
-    if kept is not None:
-        h = jnp.where(kept, h, jnp.zeros((), h.dtype))
-    dx = _rows(jnp.concatenate(dx, axis=-1))
-    du = _rows(jnp.concatenate(dproduct, axis=-1))
+    dcarry, (dproduct, own) = jax.lax.scan(body, gradients[0], xs, reverse=not reverse, unroll=options.unroll)
+    dx = dproduct
+    if any(part is not None for part in own):
+        parts = zip(_split(dproduct, options.cell.gates), own, strict=True)
+        dx = jnp.concatenate([a if b is None else b for a, b in parts], axis=-1)
+    # The first step saw the state it started from, each of the others the output before it.
+    first, others, before = (-1, slice(-1), slice(1, None)) if reverse else (0, slice(1, None), slice(-1))
+    du = masked(start).T @ dproduct[first] + _rows(masked(made[before])).T @ _rows(dproduct[others])
+    dx = _rows(dx)
     d_weights = Weights(
         w=_rows(x).T @ dx,
-        u=_rows(h).T @ du,
+        u=du,
         b=dx.sum(axis=0),
-        b_u=None if weights.b_u is None else du.sum(axis=0),
+        b_u=None if weights.b_u is None else _rows(dproduct).sum(axis=0),
     )
     return d_weights, (dx @ weights.w.T).reshape(x.shape), dcarry, None, None
 
