@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxnet.layer import Layer, Spec, along_features, as_spec, check_features
 from jaxnet.ops.parameters import making_masks, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in
-from jaxnet.ops.reductions import average, moments, valid_rows
+from jaxnet.ops.reductions import average, standardize, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
 _ones, _zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
@@ -62,7 +62,7 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
         running = state["mean"], state["variance"]
         if not train:
             mean, variance = (along_features(kept.astype(x.dtype), x) for kept in running)
-            return _standardize(x, mean, variance, epsilon), state
+            return (x - mean) * _over_root(variance, epsilon), state
         counted, rows = inside, valid_rows()
         if rows is not None:
             if len(rows) != len(x):
@@ -72,10 +72,10 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
                 )
             rows = rows.reshape(-1, *(1,) * (x.ndim - 1))
             counted = rows if inside is None else rows & inside
-        batch = moments(x, range(x.ndim - 1), counted)
+        y, *batch = standardize(x, range(x.ndim - 1), epsilon, counted)
         kept = [momentum * old + (1 - momentum) * new.ravel() for old, new in zip(running, batch, strict=True)]
         mean, variance = (new.astype(old.dtype) for new, old in zip(kept, running, strict=True))
-        return _standardize(x, *batch, epsilon), {"mean": mean, "variance": variance}
+        return y, {"mean": mean, "variance": variance}
 
     return _normalization("batch_norm", normalize, epsilon, scale=scale, offset=offset, memory=memory)
 
@@ -104,7 +104,7 @@ def layer_norm(*, epsilon: Any = 1e-5, scale: bool = True, offset: bool = True) 
 
     def normalize(x, state, inside, train):
         active = along_features(state["active"], x) if state else None
-        y = _standardize(x, *moments(x, (x.ndim - 1,), active), epsilon)
+        y, *_ = standardize(x, (x.ndim - 1,), epsilon, active)
         return (y if active is None else jnp.where(active, y, jnp.zeros((), y.dtype))), state
 
     return _normalization("layer_norm", normalize, epsilon, scale=scale, offset=offset, memory=_active_only)
@@ -135,7 +135,7 @@ def rms_norm(*, epsilon: Any = 1e-6, scale: bool = True) -> Layer:
     def normalize(x, state, inside, train):
         active = along_features(state["active"], x) if state else None
         square = average(jnp.square(x), (x.ndim - 1,), active)
-        return _standardize(x, None, square, epsilon), state
+        return x * _over_root(square, epsilon), state
 
     return _normalization("rms_norm", normalize, epsilon, scale=scale, offset=False, memory=_active_only)
 
@@ -182,7 +182,7 @@ def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, offset: 
         if active is not None:
             counted = active if counted is None else counted & active
         axes = (*range(1, grouped.ndim - 2), grouped.ndim - 1)
-        y = _standardize(grouped, *moments(grouped, axes, counted), epsilon)
+        y, *_ = standardize(grouped, axes, epsilon, counted)
         if active is not None:
             y = jnp.where(active, y, jnp.zeros((), y.dtype))
         return y.reshape(x.shape), state
@@ -212,7 +212,7 @@ def instance_norm(*, epsilon: Any = 1e-5, scale: bool = True, offset: bool = Tru
     """
 
     def normalize(x, state, inside, train):
-        return _standardize(x, *moments(x, range(1, x.ndim - 1), inside), epsilon), state
+        return standardize(x, range(1, x.ndim - 1), epsilon, inside)[0], state
 
     return _normalization("instance_norm", normalize, epsilon, scale=scale, offset=offset, least_rank=2)
 
@@ -279,9 +279,8 @@ def _normalization(
     return Layer(init, apply)
 
 
-def _standardize(x: jax.Array, mean: jax.Array | None, square: jax.Array, epsilon: Any) -> jax.Array:
-    centred = x if mean is None else x - mean
-    return centred * jax.lax.rsqrt(square + jnp.asarray(epsilon, x.dtype))
+def _over_root(square: jax.Array, epsilon: Any) -> jax.Array:
+    return jax.lax.rsqrt(square + jnp.asarray(epsilon, square.dtype))
 
 
 def _active_only(key: Any, spec: Spec, dtype: Any) -> Any:
