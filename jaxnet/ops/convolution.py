@@ -7,8 +7,8 @@ import contextvars
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,13 @@ from jax import lax
 MOST_SLICES = 128
 
 # On an accelerator, the longest product that slices are made for: 3 x 3 x 64 entries, where the native convolution
-# catches up; beyond, patches take several times the input's memory and win nothing. On a CPU there is no such number:
-# the gradients of XLA's convolution are naive loops inside a scan (its forward pass isn't): on two busy cores, training
-# steps took 6 times as long for LeNet, 40 times at 3 x 3 x 64 and 60 times at 3 x 3 x 256. Outside of one, with 64
-# features, it takes two thirds of the time that patches do, but a layer can't know where it is.
+# catches up; beyond, patches take several times the input's memory and win nothing.
 MOST_ENTRIES = 576
+
+# On a CPU, how many bytes of patches are made at once. Up to some 15 MB they tie with XLA's convolution in float32 or
+# win; beyond, they fall out of the cache, and training steps take twice as long (29 MB: 3 x 3 from 32 to 32 features
+# on 14 x 14, from 16 to 16 on 28 x 28, batches of 128). In three dimensions and with longer strides they always win.
+MOST_BYTES = 12 * 2**20
 
 # On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), and for how many features
 # that is worth its zeros. Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone,
@@ -46,10 +48,12 @@ def convolve(
     """Cross-correlation in 1, 2 or 3 dimensions, ``y[p] = sum over k of x[strides * p + dilation * k] @ w[k]``.
 
     Shifted slices of ``x`` lie side by side as features, and one matmul does the rest. Inside a ``scan`` on a CPU this
-    is many times faster than XLA's convolution, and under ``vmap`` with weights of their own for each lane, which
-    makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one place, that is a plain
-    matmul; where each feature is a group of its own, products of slices are added up; on a CPU, few features are made
-    in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to ``lax.conv_general_dilated``.
+    is many times faster than the gradients of XLA's convolution, and under ``vmap`` with weights of their own for each
+    lane, which makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one place, that is
+    a plain matmul; where each feature is a group of its own, products of slices are added up; on a CPU, few features
+    are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
+    ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``) goes to it too, with gradients that are
+    such convolutions themselves (``_canonical``), and has no forward mode (``jax.jvp``).
 
     Args:
       x: ``[batch, *space, in_features]``.
@@ -68,9 +72,14 @@ def convolve(
     """
     dtype = jnp.result_type(x, w)
     x, w = x.astype(dtype), w.astype(dtype)
-    kernel, in_features, out_features = w.shape[:-2], x.shape[-1], w.shape[-1]
-    if _lowering.get() == "native" or not _slices_pay(math.prod(kernel), in_features // groups):
-        return _native(x, w, strides, dilation, padding, groups)
+    how = _how(x, w, strides, dilation, padding, groups)
+    if how == "canonical":
+        return _canonical(_options(dilation, padding), x, w)
+    return (_native if how == "native" else _by_patches)(x, w, strides, dilation, padding, groups)
+
+
+def _by_patches(x, w, strides, dilation, padding, groups):
+    dtype, kernel, in_features, out_features = x.dtype, w.shape[:-2], x.shape[-1], w.shape[-1]
     if any(map(any, padding)):
         edges = [(0, 0), *padding, (0, 0)]
         x = lax.pad(x, jnp.zeros((), dtype), [(low, high, 0) for low, high in edges])
@@ -115,11 +124,16 @@ def convolve_transposed(
     dtype = jnp.result_type(x, w)
     x, w = x.astype(dtype), jnp.swapaxes(w.astype(dtype), -1, -2)
 
-    def forth(y):
-        made = convolve(y, w, strides=strides, dilation=dilation, padding=crop)
-        return lax.slice(made, (0,) * x.ndim, x.shape)  # a wide output may have windows that nothing came from
+    made = jax.ShapeDtypeStruct((len(x), *space, w.shape[-2]), dtype)
+    how = _how(made, w, strides, dilation, crop, 1)
+    if how == "canonical" and x.shape[1:-1] == _counts(space, w.shape[:-2], strides, dilation, crop):
+        return _of_input(_options(dilation, crop), x, w)
 
-    return jax.linear_transpose(forth, jax.ShapeDtypeStruct((len(x), *space, w.shape[-2]), dtype))(x)[0]
+    def forth(y):
+        seen = (_native if how == "native" else _by_patches)(y, w, strides, dilation, crop, 1)
+        return lax.slice(seen, (0,) * x.ndim, x.shape)  # a wide output may have windows that nothing came from
+
+    return jax.linear_transpose(forth, made)(x)[0]
 
 
 def patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:
@@ -130,9 +144,7 @@ def patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilatio
 
 def slices(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> Iterator[jax.Array]:
     """For each place in the kernel, what all windows see there: ``[batch, *out_space, features]``."""
-    counts = [
-        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[1:-1], kernel, strides, dilation, strict=True)
-    ]
+    counts = _counts(x.shape[1:-1], kernel, strides, dilation)
     for place in np.ndindex(*kernel):
         first = [d * at for d, at in zip(dilation, place, strict=True)]
         end = [at + s * (n - 1) + 1 for at, s, n in zip(first, strides, counts, strict=True)]
@@ -153,10 +165,30 @@ def lowered_as(how: Literal["native", "patches"]) -> Iterator[None]:
         _lowering.reset(token)
 
 
-def _slices_pay(volume: int, in_features: int) -> bool:
+def _counts(space, kernel, strides, dilation, padding=None) -> tuple[int, ...]:
+    """How many windows there are along each axis of space."""
+    padding = padding or [(0, 0)] * len(kernel)
+    sizes = zip(space, kernel, strides, dilation, padding, strict=True)
+    return tuple((n + sum(edges) - d * (k - 1) - 1) // s + 1 for n, k, s, d, edges in sizes)
+
+
+def _how(x, w, strides, dilation, padding, groups) -> Literal["native", "canonical", "patches"]:
+    kernel, in_features = w.shape[:-2], x.shape[-1]
+    volume, on_cpu, forced = math.prod(kernel), jax.default_backend() == "cpu", _lowering.get()
+    if forced == "native":
+        return "native"
     if volume == 1:
-        return True
-    return volume <= MOST_SLICES and (jax.default_backend() == "cpu" or volume * in_features <= MOST_ENTRIES)
+        return "patches"
+    if volume > MOST_SLICES or not (on_cpu or volume * in_features // groups <= MOST_ENTRIES):
+        return "native"
+    if forced or not on_cpu or groups > 1 or max(strides) > 1 or len(kernel) > 2 or w.dtype != jnp.float32:
+        return "patches"
+    if any(max(edges) > d * (k - 1) for k, d, edges in zip(kernel, dilation, padding, strict=True)):
+        return "patches"  # gradients would need negative padding
+    entries = x.shape[0] * math.prod(_counts(x.shape[1:-1], kernel, strides, dilation, padding)) * volume * in_features
+    if _blocks_pay(kernel, strides, w.shape[-1]):  # the patch of a block is shorter than those of its outputs
+        entries = entries * (BLOCK + dilation[-1] * (kernel[-1] - 1)) // (BLOCK * kernel[-1])
+    return "canonical" if 4 * entries > MOST_BYTES else "patches"
 
 
 def _blocks_pay(kernel: Sequence[int], strides: Sequence[int], out_features: int) -> bool:
@@ -187,6 +219,92 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
     y = x @ jnp.stack(moved, axis=-2).reshape(-1, BLOCK * out_features)
     y = y.reshape(*y.shape[:-2], BLOCK * blocks, out_features)
     return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
+
+
+class _Options(NamedTuple):
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+
+def _options(dilation, padding) -> _Options:
+    return _Options(tuple(dilation), tuple((low, high) for low, high in padding))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _canonical(options: _Options, x: jax.Array, w: jax.Array) -> jax.Array:
+    """XLA's convolution, with strides of 1. Its gradients are two more of its layout, which XLA hands to a library.
+
+    JAX's have their axes in another order. XLA puts them right outside of loops only; inside a ``scan`` it multiplies
+    number by number. The three functions here are one product of three arrays, each with one of them left out, and so
+    each has its gradients in the two others.
+    """
+    return _plain((1,) * (x.ndim - 2), *options)(x, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _of_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Array:
+    """The gradient of ``x`` ``[batch, *space, in_features]``."""
+    axes = range(w.ndim - 2)
+    reach = [d * (k - 1) for d, k in zip(options.dilation, w.shape, strict=False)]
+    padding = tuple((r - low, r - high) for r, (low, high) in zip(reach, options.padding, strict=True))
+    flipped = jnp.swapaxes(jnp.flip(w, axes), -1, -2)
+    return _plain((1,) * len(axes), options.dilation, padding)(dy, flipped)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _of_kernel(options: _Options, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The gradient of ``w`` ``[*kernel, in_features, out_features]``: examples are features here, and the reverse."""
+    convolved = _plain(options.dilation, (1,) * (x.ndim - 2), options.padding)
+    return jnp.moveaxis(convolved(jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)), 0, -2)
+
+
+def _with_gradients(of: Any, first: Callable[..., jax.Array], second: Callable[..., jax.Array]) -> None:
+    of.defvjp(
+        lambda options, *factors: (of(options, *factors), factors),
+        lambda options, factors, gradient: (
+            first(options, *factors, gradient),
+            second(options, *factors, gradient),
+        ),
+    )
+
+
+_with_gradients(
+    _canonical,
+    lambda options, x, w, dy: _of_input(options, dy, w),
+    lambda options, x, w, dy: _of_kernel(options, x, dy),
+)
+_with_gradients(
+    _of_input,
+    lambda options, dy, w, x: _canonical(options, x, w),
+    lambda options, dy, w, x: _of_kernel(options, x, dy),
+)
+_with_gradients(
+    _of_kernel,
+    lambda options, x, dy, w: _of_input(options, dy, w),
+    lambda options, x, dy, w: _canonical(options, x, w),
+)
+
+
+@functools.cache
+def _plain(strides, dilation, padding) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """XLA's convolution, features last. Lanes with weights of their own take turns, others are a larger batch."""
+
+    @jax.custom_batching.custom_vmap
+    def run(x, w):
+        return _native(x, w, strides, dilation, padding, 1)
+
+    @run.def_vmap
+    def lanes(axis_size, batched, x, w):
+        if not batched[1]:
+            y = run(x.reshape(-1, *x.shape[2:]), w)
+            y = y.reshape(axis_size, -1, *y.shape[1:])
+        elif batched[0]:
+            y = lax.map(lambda lane: run(*lane), (x, w))
+        else:
+            y = lax.map(lambda w: run(x, w), w)
+        return y, True
+
+    return run
 
 
 def _native(x, w, strides, dilation, padding, groups):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
+from jaxnet.ops import convolution
 from jaxnet.ops.convolution import (
     BLOCK,
     MOST_BLOCKED_FEATURES,
@@ -43,9 +44,15 @@ def case(request):
     return run, x, w
 
 
-def natively(run):
+@pytest.fixture
+def tiny_cache(monkeypatch):
+    """Patches of a kernel with more than one place never fit."""
+    monkeypatch.setattr(convolution, "MOST_BYTES", 0)
+
+
+def natively(run, how="native"):
     def under(*args):
-        with lowered_as("native"):
+        with lowered_as(how):
             return run(*args)
 
     return under
@@ -149,6 +156,85 @@ def test_wide_kernels_go_to_the_native_convolution_on_accelerators(monkeypatch):
     assert [run(n) for n in (64, 65)] == [False, True]
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert not run(65)
+
+
+UNGROUPED = {
+    "1d": CASES["1d"],
+    "1d, padded": ((9,), 2, 3, (4,), (1,), (2,), ((5, 2),), 1),
+    "1d, padded beyond its reach": ((4,), 2, 3, (2,), (1,), (1,), ((2, 0),), 1),
+    "2d": CASES["2d"],
+    "2d, dilated and padded": ((7, 8), 2, 3, (2, 3), (1, 1), (3, 1), ((2, 0), (1, 2)), 1),
+    "2d, strides": CASES["2d, all"],
+    "3d": ((4, 5, 3), 2, 3, (2, 3, 2), (1, 1, 1), (2, 1, 1), ((0, 1), (1, 0), (0, 0)), 1),
+}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice that is made on a CPU only")
+@pytest.mark.parametrize("options", UNGROUPED.values(), ids=UNGROUPED.keys())
+def test_what_is_too_large_for_patches_has_the_same_gradients_to_the_second_order(options, tiny_cache):
+    """Against patches; alone, and with weights, inputs or both as lanes.
+
+    XLA's own is no reference: padded by more than the kernel reaches, its second derivatives are wrong outside of jit.
+    """
+    space, in_features, features, kernel, strides, dilation, padding, _ = options
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 2, *space, in_features)).astype(np.float32)
+    w = rng.normal(size=(3, *kernel, in_features, features)).astype(np.float32)
+
+    def run(x, w):
+        return convolve(x, w, strides=strides, dilation=dilation, padding=padding)
+
+    def everything(run):
+        def first(x, w):
+            return jnp.sum(jnp.sin(run(x, w)))
+
+        def second(x, w):
+            dx, dw = jax.grad(first, argnums=(0, 1))(x, w)
+            return jnp.sum(dx**2) + jnp.sum(jnp.cos(dw))
+
+        def of_one(x, w):
+            return run(x, w), jax.grad(first, (0, 1))(x, w), jax.grad(second, (0, 1))(x, w)
+
+        alone = jax.jit(of_one)(x[0], w[0])
+        return alone, *(jax.jit(jax.vmap(of_one, axes))(*lanes) for axes, lanes in LANES)
+
+    LANES = ((0, 0), (x, w)), ((None, 0), (x[0], w)), ((0, None), (x, w[0]))
+    found = "custom_vjp_call" in primitives(run, x[0], w[0])
+    wide = any(max(edges) > d * (k - 1) for edges, d, k in zip(padding, dilation, kernel, strict=True))
+    assert found == (max(strides) == 1 and len(kernel) < 3 and not wide)
+    made = (jax.tree.leaves(everything(under)) for under in (run, natively(run, "patches")))
+    for got, expected in zip(*made, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice that is made on a CPU only")
+def test_a_large_transposed_convolution_is_one_too(tiny_cache):
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 4, 5), (3, 2, 5, 4)))
+
+    def run(x, w):
+        return convolve_transposed(x, w, strides=(1, 1), dilation=(1, 2), crop=((1, 0), (1, 1)), space=(4, 4))
+
+    assert "custom_vjp_call" in primitives(run, x, w)
+
+    def everything(run):
+        return run(x, w), *jax.grad(lambda x, w: jnp.sum(run(x, w) ** 3), (0, 1))(x, w)
+
+    for a, b in zip(everything(run), everything(natively(run)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_how_large_patches_are():
+    """Bytes by hand: 2 examples of 5 x 4 windows that see 3 x 3 x 6 numbers each; blocks of 4 see 3 x 6 x 6."""
+    x, wide, narrow = jnp.ones((2, 7, 6, 6)), jnp.ones((3, 3, 6, 32)), jnp.ones((3, 3, 6, 16))
+    rest = (1, 1), (1, 1), ((0, 0), (0, 0)), 1
+    if jax.default_backend() == "cpu":
+        for w, most in ((wide, 2 * 5 * 4 * 54 * 4), (narrow, 2 * 5 * 108 * 4)):
+            for limit, how in ((most, "patches"), (most - 1, "canonical")):
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(convolution, "MOST_BYTES", limit)
+                    assert convolution._how(x, w, *rest) == how
+    assert convolution._how(x, wide.astype(jnp.bfloat16), *rest) == "patches"
 
 
 def test_the_switch_ends_with_its_block_even_after_an_error():
