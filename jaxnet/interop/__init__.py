@@ -1,1 +1,5 @@
-"""Other libraries' weights in: ``jaxnet.interop.torch`` and ``jaxnet.interop.flax``, each imported when it is used."""
+"""Other libraries in, each submodule imported when it is used.
+
+Networks as layers: ``flax`` (linen), ``nnx``, ``haiku``, ``equinox``, each with a function ``layer``. Weights that were
+learned elsewhere, in a network of jaxnet's layers: ``torch`` and ``flax``, each with a function ``weights``.
+"""

@@ -1,15 +1,63 @@
-"""flax.linen's weights in: a tree of variables and, for each layer, the module that made them."""
+"""flax.linen in: a module as a layer, or the weights that one has learned in a network of jaxnet's layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxnet.interop.networks import Flags, flags_of, foreign
 from jaxnet.interop.weights import Converted, Converter, place
 from jaxnet.layer import Layer, Spec
+
+
+def layer(module: Any, *, flags: Flags | None = None, streams: Sequence[str] = ("dropout",)) -> Layer:
+    """A flax.linen module as a layer, which trains with ``fit``, searches as lanes and stands among other layers.
+
+    ``params`` is the module's collection of that name; ``state`` a dict of its others, such as ``batch_stats``, which
+    training may change. A ``Sequence`` is handed over as two arguments, its values and its lengths. Widths are the
+    module's own, so hyperparameters that fix shapes must be ``static=True``; others may be traced where the module
+    takes an array for them. A batch that isn't full is filled up with copies of an example, which the module's batch
+    statistics count (ours don't).
+
+    Args:
+      module: takes ``[batch, ...]``; unbound, as ``nn.Dense(3)`` is.
+      flags: keyword arguments of a call in training and evaluation. By default, what the module calls its switch is
+        found among the parameters of ``__call__``: ``train``, ``training``, ``is_training``, or the other way round
+        ``deterministic``, ``use_running_average``, ``inference``.
+      streams: names of the random streams that a call in training draws from; one key is folded into each.
+
+    Raises:
+      ValueError: from ``init``, for outputs without a batch axis, and where the input's width differs between lanes.
+
+    >>> import flax.linen as nn, jaxnet as jn
+    >>> net = jn.serial(jn.flatten, layer(nn.Dense(3)))
+    >>> params, state, out = net.init(jax.random.key(0), (2, 2))
+    >>> out.shape, params[1]["kernel"].shape
+    ((3,), (4, 3))
+    """
+    switched = flags_of(type(module).__call__, flags)
+
+    def keys(key, names):
+        return {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
+
+    def begin(key, inputs):
+        made = module.lazy_init(keys(key, ("params", *streams)), *inputs, **switched(False))
+        state = {name: collection for name, collection in made.items() if name != "params"}
+        return made.get("params", {}), state
+
+    def call(params, state, inputs, key, train):
+        rngs = None if key is None else keys(key, streams)
+        changed = list(state) if train else False
+        made = module.apply({"params": params, **state}, *inputs, rngs=rngs, mutable=changed, **switched(train))
+        if not train:
+            return made, state
+        y, new = made
+        return y, {**state, **new}
+
+    return foreign(type(module).__name__, begin, call)
 
 
 def weights(
