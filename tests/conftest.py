@@ -8,7 +8,9 @@ TEST -s`` what they compile. An operation outside ``jit`` is a program for each 
 NumPy, slice and compare as NumPy arrays, and let one jitted function return all that a test looks at.
 """
 
+import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -27,6 +29,28 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 def pytest_configure(config):
     # JAX writes entries in place, so a process may read one that another is writing; it then compiles by itself.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a screen."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        message = f"this test needs a browser, one of {', '.join(BROWSERS)}; none is on the path"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS.split())
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

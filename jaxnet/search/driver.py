@@ -427,10 +427,13 @@ class _Setup:
         return about | data | {"trial function": function_text(self.make_trial)}
 
     def result(self, the_plan: Plan, outcome: Any) -> SearchResult:
-        configurations, trials = self.configurations, self.trials
-        repeated = {name: values.reshape(trials, self.repeats, -1) for name, values in outcome.history.items()}
+        configurations = self.configurations
+        trials = len(configurations)  # where a schedule ends before all have been proposed, those that were
+        repeated = {
+            name: values.reshape(self.trials, self.repeats, -1)[:trials] for name, values in outcome.history.items()
+        }
         history = {name: values.mean(axis=1) for name, values in repeated.items()}
-        frozen = outcome.diverged.reshape(trials, -1)
+        frozen = outcome.diverged.reshape(self.trials, -1)[:trials]
         diverged = np.where(frozen < 0, np.iinfo(frozen.dtype).max, frozen).min(axis=1)
         diverged = np.where((frozen < 0).all(axis=1), -1, diverged)
         messages = {i // self.repeats: why for i, why in the_plan.failed.items()}

@@ -3,9 +3,7 @@
 import base64
 import contextlib
 import json
-import os
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -15,11 +13,6 @@ import jaxnet as jn
 from jaxnet.search.report import contents
 from tests.search import made
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 FIGURES = [
     "best",
     "curves",
@@ -28,20 +21,6 @@ FIGURES = [
     "parallel",
     "resources",
 ]  # of a search where all goes well
-
-
-@pytest.fixture(scope="session")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        message = f"the report's tests need a browser, one of {', '.join(BROWSERS)}; none is on the path"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS.split())
-        yield browser
-        browser.close()
 
 
 @contextlib.contextmanager
