@@ -51,13 +51,11 @@ WRITTEN = 200  # names of each language
 
 def reader(model: str, returns: Any = "last") -> jn.Layer:
     """Characters to languages: after the last one, or, with "sequence", after each, with the same parameters."""
-    if model in CELLS:
-        recurrent = CELLS[model](UNITS, returns=returns)
-    else:
-        recurrent = jn.bidirectional(jn.gru(UNITS // 2, returns=returns))  # as many units in all
-    return jn.serial(
-        characters=jn.one_hot(len(ALPHABET)), recurrent=recurrent, drop=jn.dropout(0.3), head=jn.dense(len(LANGUAGES))
-    )
+    both = model not in CELLS
+    return jn.models.sequence_classifier(
+        len(ALPHABET), len(LANGUAGES), cell=CELLS.get(model, jn.gru), bidirectional=both,
+        units=UNITS // 2 if both else UNITS, dropout=0.3, returns=returns,  # as many units in all
+    )  # fmt: skip
 
 
 def shorten(key: jax.Array, names: jn.Sequence) -> jn.Sequence:

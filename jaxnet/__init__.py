@@ -89,6 +89,9 @@ from jaxnet.training import patience as patience
 from jaxnet.training import predict as predict
 from jaxnet.training import target as target
 
+# Networks that are often wanted.
+from jaxnet import models as models
+
 # Networks in files.
 from jaxnet.checkpoint import load as load
 from jaxnet.checkpoint import save as save
