@@ -100,18 +100,24 @@ def making_masks() -> Iterator[None]:
         _making_masks.reset(token)
 
 
-def unpad(padded: Layer, narrow: Layer, spec: Spec, params: Any, state: Any) -> tuple[Any, Any]:
+def parameter_masks(net: Layer, spec: Any) -> tuple[Any, Any]:
+    """Params and state of a network with, in place of the values of each parameter, which of them are active."""
+    with making_masks():
+        return net.init(jax.random.key(0), spec)[:2]
+
+
+def unpad(padded: Layer, narrow: Layer, spec: Spec, params: Any, state: Any, masks: Any = None) -> tuple[Any, Any]:
     """The trees of the narrow network out of those of the padded one; NumPy in, NumPy out.
 
     Args:
       padded: the network with concrete sizes; narrow: the same network with integers.
       spec: of one example, for both.
       params, state: the padded network's trees.
+      masks: ``parameter_masks`` of the padded network, where they are known.
     """
-    key = jax.random.key(0)
-    with making_masks():  # jitted, so that one small program is compiled and not one for each operation
-        masks = jax.jit(lambda: padded.init(key, spec)[:2])()
-    wanted = jax.eval_shape(lambda: narrow.init(key, spec)[:2])
+    if masks is None:  # jitted, so that one small program is compiled and not one for each operation
+        masks = jax.jit(lambda: parameter_masks(padded, spec))()
+    wanted = jax.eval_shape(lambda: narrow.init(jax.random.key(0), spec)[:2])
     masks = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(masks)}
     values = {jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path((params, state))}
 

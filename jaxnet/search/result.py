@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnet.checkpoint import as_trees, by_path, read_arrays, replacing, write_arrays
 from jaxnet.layer import Layer, Spec
-from jaxnet.ops.parameters import unpad
+from jaxnet.ops.parameters import parameter_masks, unpad
 from jaxnet.search.lanes import Measured, concrete
 from jaxnet.search.planning import Group, Plan
 from jaxnet.search.schedules import Rung
@@ -408,10 +409,22 @@ def kept_network(make_trial, hp: Hyperparameters, kinds, sizes, spec, trees) -> 
 
     def make() -> Network:
         narrow = make_trial(hp).net
-        padded = make_trial(concrete(kinds, sizes, hp)).net
-        return Network(narrow, *unpad(padded, narrow, spec, *trees))
+        sized = concrete(kinds, sizes, hp)
+        masks = _masks(make_trial, *_hashable(spec))(sized)
+        return Network(narrow, *unpad(make_trial(sized).net, narrow, spec, *trees, masks=masks))
 
     return make
+
+
+def _hashable(spec: Any) -> tuple[Any, Any]:
+    leaves, tree = jax.tree.flatten(spec, is_leaf=lambda leaf: isinstance(leaf, Spec))
+    return tuple(leaves), tree
+
+
+@functools.lru_cache(maxsize=16)
+def _masks(make_trial: Callable[[Any], Trial], specs: tuple, tree: Any) -> Callable[[Hyperparameters], Any]:
+    """Which parameters are active, of hyperparameters; compiled once for all trials of a group."""
+    return jax.jit(lambda hp: parameter_masks(make_trial(hp).net, jax.tree.unflatten(tree, specs)))
 
 
 def measured_groups(plan: Plan, measured: Mapping[Group, Measured]) -> Columns:
