@@ -140,18 +140,52 @@ def unpad(padded: Layer, narrow: Layer, spec: Spec, params: Any, state: Any, mas
 
 def _fan_correction(initializer: Initializer, bound: tuple[int, ...], masks: Sequence[jax.Array | None]) -> jax.Array:
     """What a draw at the bound's shape is multiplied by to have the variance of the active fans; a scalar."""
-    law = _variance_law(initializer, len(bound))
-    if law == "constant":
-        return jnp.ones(())
     full = [jnp.float32(n) for n in bound[-2:]]
     used = [n if mask is None else jnp.sum(mask) for n, mask in zip(full, masks[-2:], strict=True)]
-    fan = {
-        "fan_in": lambda fan_in, fan_out: fan_in,
-        "fan_out": lambda fan_in, fan_out: fan_out,
-        "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
-        "fan_geo_avg": lambda fan_in, fan_out: jnp.sqrt(fan_in * fan_out),
-    }[law]
-    return jnp.sqrt(fan(*full) / fan(*used))
+    try:
+        law = _variance_law(initializer, len(bound))
+    except jax.errors.TracerArrayConversionError:  # it has a traced number in it, such as a scale
+        return _traced_correction(initializer, len(bound), full, used)
+    return jnp.sqrt(_FANS[law](*full) / _FANS[law](*used))
+
+
+_FANS = {
+    "constant": lambda *fans: jnp.ones(()),
+    "fan_in": lambda fan_in, fan_out: fan_in,
+    "fan_out": lambda fan_in, fan_out: fan_out,
+    "fan_avg": lambda fan_in, fan_out: (fan_in + fan_out) / 2,
+    "fan_geo_avg": lambda fan_in, fan_out: jnp.sqrt(fan_in * fan_out),
+}
+_LAWS = {  # of each by what an entry is multiplied when the input, or the output, is four times as long
+    "constant": (1, 1),
+    "fan_in": (0.5, 1),
+    "fan_out": (1, 0.5),
+    "fan_avg": (0.4**0.5, 0.4**0.5),
+    "fan_geo_avg": (0.5**0.5, 0.5**0.5),
+}
+
+
+def _law_draws(initializer: Initializer, rank: int, key: jax.Array) -> tuple[jax.Array, ...]:
+    """The same positions drawn in an array and in two larger ones, four times as long in and out."""
+    lead = (1,) * (rank - 2)
+    if rank < 2:
+        return initializer(key, (2,), jnp.float32), *[initializer(key, (8,), jnp.float32)[:2]] * 2
+    small, tall, wide = (initializer(key, (*lead, *shape), jnp.float32) for shape in ((2, 2), (8, 2), (2, 8)))
+    return small, tall[..., :2, :], wide[..., :2]
+
+
+def _traced_correction(initializer: Initializer, rank: int, full: Sequence[Any], used: Sequence[Any]) -> jax.Array:
+    """The correction of an initialiser with a traced number in it; NaN where its entries aren't independent draws."""
+    small, *larger = _law_draws(initializer, rank, position_key(jax.random.key(20)))
+    correction = jnp.full((), jnp.nan)
+    for law, factors in _LAWS.items() if rank > 1 else [("constant", _LAWS["constant"])]:
+        follows = jnp.ones((), bool)
+        for draw, factor in zip(larger, factors, strict=True):
+            follows &= jnp.all(jnp.abs(draw - factor * small) <= 1e-3 * jnp.abs(small))
+        correction = jnp.where(
+            follows & jnp.isnan(correction), jnp.sqrt(_FANS[law](*full) / _FANS[law](*used)), correction
+        )
+    return correction
 
 
 @functools.lru_cache(maxsize=256)
@@ -163,14 +197,9 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
     """
     if initializer in (jax.nn.initializers.zeros, jax.nn.initializers.ones):
         return "constant"
-    lead = (1,) * (rank - 2)
 
     def draws(words):  # an argument, so that all is compiled as one and not evaluated operation by operation
-        key = position_key(jax.random.wrap_key_data(words, impl="threefry2x32"))
-        if rank < 2:
-            return initializer(key, (2,), jnp.float32), *[initializer(key, (8,), jnp.float32)[:2]] * 2
-        small, tall, wide = (initializer(key, (*lead, *shape), jnp.float32) for shape in ((2, 2), (8, 2), (2, 8)))
-        return small, tall[..., :2, :], wide[..., :2]
+        return _law_draws(initializer, rank, position_key(jax.random.wrap_key_data(words, impl="threefry2x32")))
 
     with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
         try:
@@ -181,14 +210,7 @@ def _variance_law(initializer: Initializer, rank: int) -> str:
         return "constant"
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = [np.unique((larger / small).round(4)) for larger in (tall, wide)]
-    laws = {
-        "constant": (1, 1),
-        "fan_in": (0.5, 1),
-        "fan_out": (1, 0.5),
-        "fan_avg": (0.4**0.5, 0.4**0.5),
-        "fan_geo_avg": (0.5**0.5, 0.5**0.5),
-    }
-    for name, law in laws.items():
+    for name, law in _LAWS.items():
         if all(len(seen) == 1 and abs(seen[0] - expected) < 1e-3 for seen, expected in zip(factors, law, strict=True)):
             return name
     raise ValueError(_NOT_INDEPENDENT.format(function_name(initializer, factory=True), ""))

@@ -59,6 +59,34 @@ def test_sizes_may_be_traced(key):
         assert not w[:, value:].any()
 
 
+def test_an_initialiser_may_have_a_traced_scale(key):
+    """In lanes of different scales and widths: each is the scale times the narrow draw of the same law."""
+    laws = [initializers.glorot_normal(), initializers.lecun_normal(), initializers.normal(0.3), initializers.zeros]
+
+    def lane(scale, value):
+        def scaled(law):
+            return lambda key, shape, dtype: scale * law(key, shape, dtype)
+
+        size = jn.Size(5, value)
+        return [parameter(key, scaled(law), (6, size)) for law in laws], parameter(key, scaled(laws[2]), (size,))
+
+    scales, values = np.array([0.5, 3.0], np.float32), [3, 5]
+    matrices, vectors = jax.jit(jax.vmap(lane))(scales, np.array(values))
+    for i, (scale, value) in enumerate(zip(scales, values, strict=True)):
+        for law, w in zip(laws, matrices, strict=True):
+            np.testing.assert_allclose(w[i, :, :value], scale * parameter(key, law, (6, value)), rtol=1e-5)
+            assert not w[i, :, value:].any()
+        np.testing.assert_allclose(vectors[i, :value], scale * parameter(key, laws[2], (value,)), rtol=1e-5)
+
+
+def test_a_traced_scale_of_dependent_entries_gives_nan(key):
+    def lane(scale):
+        return parameter(key, lambda *args: scale * initializers.orthogonal()(*args), (3, jn.Size(5, 3)))
+
+    w = jax.jit(lane)(0.5)
+    assert np.isnan(w[:, :3]).all() and not np.asarray(w[:, 3:]).any()
+
+
 def test_vectors(key):
     size = jn.Size(5, 3)
     assert parameter(key, initializers.ones, (size,)).tolist() == [1, 1, 1, 0, 0]
