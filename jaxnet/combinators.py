@@ -47,7 +47,7 @@ def serial(*layers: Any, **named: Any) -> Layer:
     Traceback (most recent call last):
     ValueError: serial[1] relu > dense: expected examples with at least 1 axis...
     """
-    children = _Children("serial", layers, named)
+    children = Children("serial", layers, named)
 
     def init(key, spec):
         params, state = [], []
@@ -92,7 +92,7 @@ def parallel(*branches: Any, merge: str | Callable[..., Any] = "concat", **named
     >>> out.shape
     (9,)
     """
-    children = _Children("parallel", branches, named)
+    children = Children("parallel", branches, named)
     if not len(children):
         raise TypeError("parallel: needs at least one branch, such as parallel(jn.dense(3), jn.dense(4))")
     if not callable(merge) and merge not in ("sum", "product", "concat"):
@@ -124,7 +124,7 @@ def residual(layer: Any, shortcut: Any = None) -> Layer:
     >>> net.apply(zeros, state, jnp.array([[1.0, 2.0]]))[0].tolist()
     [[1.0, 2.0]]
     """
-    return _merged(_Children("residual", (), {"layer": layer, "shortcut": serial() if shortcut is None else shortcut}))
+    return _merged(Children("residual", (), {"layer": layer, "shortcut": serial() if shortcut is None else shortcut}))
 
 
 def bidirectional(forward: Any, backward: Any = None) -> Layer:
@@ -154,7 +154,7 @@ def bidirectional(forward: Any, backward: Any = None) -> Layer:
     [[[1.0, 3.0], [3.0, 2.0], [0.0, 0.0]]]
     """
     both = {"forward": forward, "backward": forward if backward is None else backward}
-    children = _Children("bidirectional", (), both)
+    children = Children("bidirectional", (), both)
 
     def init(key, spec):
         x, given = split_spec(spec)
@@ -437,7 +437,7 @@ def time_distributed(layer: Any) -> Layer:
     return Layer(init, apply)
 
 
-class _Children:
+class Children:
     """The children of one combinator: their names, their keys, their trees, and their path in what is raised."""
 
     def __init__(self, name: str, layers: tuple[Any, ...], named: dict[str, Any]):
@@ -486,7 +486,7 @@ class _Children:
             return self._layers[i].apply(params, state, x, key=child_key, train=train)
 
 
-def _merged(children: _Children, merge: Any = "sum") -> Layer:
+def _merged(children: Children, merge: Any = "sum") -> Layer:
     """The children side by side, their outputs merged."""
 
     def init(key, spec):
@@ -559,7 +559,7 @@ def _is_spec(value: Any) -> bool:
     return isinstance(value, (Spec, Sequence))
 
 
-def _merged_spec(children: _Children, merge: Any, outs: list[Spec]) -> Spec:
+def _merged_spec(children: Children, merge: Any, outs: list[Spec]) -> Spec:
     shapes, masks = {name: out.shape for name, out in zip(children.names, outs, strict=True)}, [o.active for o in outs]
     dtype = jnp.result_type(*(out.dtype for out in outs))
     if callable(merge):
