@@ -138,9 +138,7 @@ def negative_elbo(beta: Any = 1.0) -> Callable[[Variational, Any], jax.Array]:
     return negative_elbo
 
 
-def importance_weighted(
-    net: Layer, params: Any, state: Any, x: jax.Array, *, samples: int, key: jax.Array
-) -> jax.Array:
+def importance_weighted(net: Layer, params: Any, state: Any, x: Any, *, samples: int, key: jax.Array) -> jax.Array:
     """Estimates log p(x) from below: the log of the mean of ``samples`` importance weights, in nats ``[batch]``.
 
     With one sample it is the evidence lower bound; with more its expectation only rises, towards log p(x). The samples
