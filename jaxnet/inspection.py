@@ -25,7 +25,7 @@ class Row(NamedTuple):
     Args:
       path: the names of its place from the outermost in, ``features.0``; "" for the whole network.
       layer: its name.
-      output: the shape of one example.
+      output: the shape of one example, or of several outputs their shapes.
       parameters: how many numbers the optimiser changes.
       bytes: of the parameters and the state.
       operations: floating point operations of matrix products and convolutions for one example, forward; a
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
     path: str
     layer: str
-    output: tuple[int, ...]
+    output: tuple[Any, ...]
     parameters: int
     bytes: int
     operations: int
@@ -123,9 +123,20 @@ def _row(path: str, layer: Layer, spec: Any, params: Any, state: Any, out: Any) 
     with lowered_as("patches"):
         flops, _, _ = traced_cost(lambda *given: layer.apply(*given)[0], params, state, _one_example(spec))
     held = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((params, state)))
-    output = as_spec(out.values if isinstance(out, Sequence) else out).shape
+    outputs = [as_spec(one.values if isinstance(one, Sequence) else one).shape for one in _outputs(out)]
+    output = outputs[0] if len(outputs) == 1 else tuple(outputs)
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     return Row(path, layer.name, output, numbers, held, int(flops))
+
+
+def _outputs(out: Any) -> list[Any]:
+    """The specs of a layer that may put out several arrays, such as its state beside its output."""
+
+    def is_one(value):
+        is_shape = isinstance(value, tuple) and all(isinstance(n, int) for n in value)
+        return is_shape or isinstance(value, (Spec, Sequence))
+
+    return jax.tree.leaves(out, is_leaf=is_one)
 
 
 def _one_example(spec: Any) -> Any:

@@ -70,6 +70,14 @@ def test_the_output_needs_no_terminal(capsys):
     assert lines[-1].split()[0] == "total" and "\x1b" not in "".join(lines)
 
 
+def test_a_summary_of_several_outputs_has_their_shapes():
+    net = jn.models.autoencoder(jn.serial(jn.flatten, jn.dense(3)), jn.dense(8))
+    table = jn.summary(net, (4, 2))
+    assert table.total.output == ((8,), (3,)) and table.total.parameters == 8 * 3 + 3 + 3 * 8 + 8
+    assert [row.path for row in table.rows] == ["encoder.0", "encoder.1", "decoder"]
+    assert jn.summary(jn.lstm(4, returns="state"), (5, 3)).total.output == ((4,), (4,))  # h and c
+
+
 def test_a_summary_computes_nothing():
     def init(key, spec):
         assert isinstance(key, jax.core.Tracer)
