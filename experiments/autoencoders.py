@@ -1,19 +1,20 @@
 """What does a network learn that only says its input again: PCA when it's linear, and what more when it isn't?
 
-    python -m experiments.autoencoders           4 minutes on two CPU cores
+    python -m experiments.autoencoders           2 to 3 minutes on two CPU cores
     python -m experiments.autoencoders --quick   15 seconds, on little data
-    python -m experiments.autoencoders --full    784-1000-500-250-30 as published, all digits, 10 seeds; hours
+    python -m experiments.autoencoders --full    all digits, networks as published, 10 seeds; for an accelerator
 
 Data: MNIST, pixels in [0, 1]. 50,000 digits to train on (the linear network sees the first 10,000, denoisers and sparse
 codes the first 20,000), test digits to report, all 10,000 of them. Nothing is chosen by a score but the width of the
-classical filters (on validation digits) and the strength of the classifier's penalty (by leaving
-one of its labels out at a time).
+classical filters (on validation digits) and the strength of the classifier's penalty (by leaving one of its labels out
+at a time).
 Measure: squared error of an image, summed over its 784 pixels, averaged over images; lower is better.
 
 1. A linear network with k numbers in the middle has its least error where these span the first k principal components
-(Baldi and Hornik, "Neural networks and principal component analysis", 1989). The optimum is computed by SVD of the same
-centred digits; spans are compared by their largest principal angle, 0 degrees when they are the same and 90 when some
-direction is missing. The closer two eigenvalues, the slower the angle closes; the error hardly notices.
+(Baldi and Hornik, "Neural networks and principal component analysis", 1989). The optimum is computed from the
+covariance of the same centred digits; spans are compared by their largest principal angle, 0 degrees when they are the
+same and 90 when some direction is missing. The closer two eigenvalues, the slower the angle closes; the error hardly
+notices.
 2. Deep codes of 30 and of 2 numbers. Published for 30 (Hinton and Salakhutdinov, "Reducing the dimensionality of data
 with neural networks", Science 2006, figure 2): 3.00 by a network of 784-1000-500-250-30 that was pretrained layer by
 layer, 13.87 by PCA. The default network is 784-256-128-30 and trained for few epochs, from random weights; one of
@@ -298,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         losses = [float(np.mean(squared(output.outputs, centred))) for output, _ in made]
         angles[code] = [largest_angle(params["decoder"]["w"], directions[:code]) for _, params in made]
         excess[code] = [100 * (loss / optimum - 1) for loss in losses]
-        record.number(f"linear, {code} numbers: error on its digits", losses, known=optimum, source="PCA, by SVD")
+        record.number(f"linear, {code} numbers: error on its digits", losses, known=optimum, source="PCA")
         record.number(
             f"linear, {code} numbers: largest angle to the principal components", angles[code], "degrees", known=0,
             source="Baldi and Hornik (1989)",

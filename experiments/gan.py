@@ -57,11 +57,11 @@ class Amount(NamedTuple):
     judge_digits: int = 50_000
 
 
-QUICK = Amount(8, 32, 100, 2, 1, 2, 2, 1, 5000)
+QUICK = Amount(8, 32, 60, 2, 1, 2, 2, 1, 3000)
 FULL = Amount(64, 128, 391, 64, 30, 100, 10, 20)
 
 
-def lenet(hp) -> jn.Trial:
+def lenet(steps: int) -> jn.Trial:
     """The judge."""
     return jn.Trial(
         net=jn.serial(
@@ -69,7 +69,7 @@ def lenet(hp) -> jn.Trial:
             jn.max_pool((2, 2)), jn.flatten, jn.dense(120), jax.nn.relu, jn.dense(84), jax.nn.relu, jn.dense(10),
         ),
         loss=jn.losses.softmax_cross_entropy,
-        optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, hp.steps)),
+        optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, steps)),
         metric=jn.metrics.error,
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ def against(logits: jax.Array, real: bool) -> jax.Array:
 
 
 class Judge(NamedTuple):
-    """A trained network, as a search gives it."""
+    """A trained network."""
 
     net: jn.Layer
     params: Any
@@ -206,7 +206,7 @@ def picture_of_search(table: Any, curves: dict[str, np.ndarray], real: dict[str,
     axes = figure.subplots(1, 3)
     finite = np.isfinite(table["score"])
     dots = axes[0].scatter(
-        table["generator"][finite], table["discriminator"][finite], c=table["score"][finite], cmap="viridis_r", s=60,
+        table["generator"][finite], table["discriminator"][finite], c=table["score"][finite], cmap="viridis", s=60,
         vmin=0, vmax=math.log(10), edgecolor="0.3",
     )  # fmt: skip
     axes[0].plot(table["generator"][~finite], table["discriminator"][~finite], "x", color=plots.RED)
@@ -231,15 +231,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = Record(__spec__.name, __doc__ or "", arguments)
     amount = QUICK if record.quick else FULL if record.full else Amount()
     keys = jax.random.split(jax.random.key(record.seed), 4)
-    train, validation, test = mnist.load()
+    train, _, test = mnist.load()
 
-    digits = amount.judge_digits
-    steps = amount.judge_epochs * math.ceil(digits / 128)
-    result = jn.search.run(
-        lenet, jn.Space(steps=jn.choice(steps, static=True)), (train[0][:digits], train[1][:digits]), validation,
-        trials=1, epochs=amount.judge_epochs, key=keys[0],
-    )  # fmt: skip
-    judge = Judge(*result.network())
+    seen = train[0][: amount.judge_digits], train[1][: amount.judge_digits]
+    trial = lenet(amount.judge_epochs * math.ceil(len(seen[1]) / 128))
+    fitted = jn.fit(trial, seen, epochs=amount.judge_epochs, key=keys[0])
+    judge = Judge(trial.net, fitted.params, fitted.state)
     logits = jn.predict(judge.net, judge.params, judge.state, test[0])
     wrong = 100 * float(np.mean(np.argmax(logits, axis=1) != test[1]))
     real = {name: float(value) for name, value in judged(logits).items()}

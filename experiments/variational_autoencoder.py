@@ -2,7 +2,7 @@
 
     python -m experiments.variational_autoencoder           4 minutes on two CPU cores
     python -m experiments.variational_autoencoder --quick   15 seconds, on few digits
-    python -m experiments.variational_autoencoder --full    3,280 epochs as published, 10 seeds; days on two cores
+    python -m experiments.variational_autoencoder --full    3,280 epochs as published, 10 seeds; for an accelerator
 
 Data: MNIST, 50,000 digits to train on and 10,000 to report (test). Pixels are black or white: drawn anew each time that
 a digit is trained on, with their grey as the probability, and once for the test digits. Nothing is chosen by a score.
