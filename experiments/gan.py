@@ -37,7 +37,7 @@ from experiments.record import Record
 
 SPACE = jn.Space(generator=jn.log_uniform(1e-4, 1e-2), discriminator=jn.log_uniform(1e-4, 1e-2))
 PAPER = {"generator": 2e-4, "discriminator": 2e-4}  # the first trial
-LATENT = 32  # numbers that the generator starts from; the paper's 100 learn no more of digits
+LATENT = 32  # numbers that the generator starts from; the paper has 100, for photographs
 BETA1 = 0.5  # the paper's; 0.9 made training oscillate there
 SURE = 0.9  # probability above which the judge is confident
 SAMPLES, SHOWN = 1000, 10  # that are judged after each unit, and that are kept to be looked at
