@@ -1,7 +1,7 @@
 """What does a network learn that only says its input again: PCA when it's linear, and what more when it isn't?
 
     python -m experiments.autoencoders           2 to 3 minutes on two CPU cores
-    python -m experiments.autoencoders --quick   15 seconds, on little data
+    python -m experiments.autoencoders --quick   20 to 30 seconds, on little data
     python -m experiments.autoencoders --full    all digits, networks as published, 10 seeds; for an accelerator
 
 Data: MNIST, pixels in [0, 1]. 50,000 digits to train on (the linear network sees the first 10,000, denoisers and sparse
