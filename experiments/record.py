@@ -6,8 +6,9 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,17 @@ class Record:
         ``"experiments.logic_gates"``.
       question: the experiment's docstring: its first line is the question.
       arguments: flags in place of the command line's.
+      folders: flags of the experiment's own that take a folder of the user's, by name, with what is said of them.
 
     Attributes:
       quick, full: what was asked for with ``--quick`` and ``--full``. seed: of everything that is drawn (``--seed``).
-      folder: where files go (``--output``).
+      folder: where files go (``--output``). folders: those of the user's, by name, or None where none was given.
     """
 
-    def __init__(self, module: str, question: str | None, arguments: Sequence[str] | None = None):
+    def __init__(
+        self, module: str, question: str | None, arguments: Sequence[str] | None = None, *,
+        folders: Mapping[str, str] = MappingProxyType({}),
+    ):  # fmt: skip
         self.name = module.rpartition(".")[2]
         parser = argparse.ArgumentParser(
             prog=f"python -m experiments.{self.name}", description=question,
@@ -45,7 +50,10 @@ class Record:
         size.add_argument("--full", action="store_true", help="the published setting, however long it takes")
         add("--seed", type=int, default=0, help="decides everything that is drawn (default 0)")
         add("--output", type=Path, default=Path("runs"), help="a folder of this name goes into it (default runs)")
+        for name, what in folders.items():
+            add(f"--{name}", type=Path, metavar="FOLDER", help=what)
         options = parser.parse_args(arguments)
+        self.folders: dict[str, Path | None] = {name: getattr(options, name) for name in folders}
         self.quick, self.full, self.seed = options.quick, options.full, options.seed
         self.folder: Path = options.output / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
