@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,10 +51,10 @@ def flip(key: jax.Array, inputs: jax.Array) -> jax.Array:
     return jnp.where(turned, jnp.flip(inputs, axis=2), inputs)
 
 
-def affine(
-    *, degrees: float = 0, cells: float = 0, scale: float = 0, squeeze: float = 0, shear: float = 0
-) -> Augmentation:
+def affine(*, degrees: Any = 0, cells: Any = 0, scale: Any = 0, squeeze: Any = 0, shear: Any = 0) -> Augmentation:
     """Each image turned, moved, scaled, squeezed and sheared about its centre, by amounts uniform up to those given.
+
+    All of them are numbers, and may be traced: hyperparameters of a search.
 
     Args:
       degrees: of rotation, in either direction.
@@ -73,7 +74,7 @@ def affine(
     @jax.jit
     def affine(key, inputs):
         turn, down, right, larger, wider, slant = jax.random.uniform(key, (6, len(inputs)), minval=-1.0)
-        angle = turn * math.radians(degrees)
+        angle = turn * degrees * (math.pi / 180)
         height, width = (1 + scale) ** larger / (1 + squeeze) ** wider, (1 + scale) ** larger * (1 + squeeze) ** wider
         cos, sin, slant = jnp.cos(angle), jnp.sin(angle), slant * shear
         # From a place of the output back: turned back, then unsheared, then unscaled.
@@ -84,7 +85,7 @@ def affine(
     return affine
 
 
-def rotation(degrees: float) -> Augmentation:
+def rotation(degrees: Any) -> Augmentation:
     """Each image turned about its centre by up to so many degrees, in either direction; ``affine`` does more."""
     return affine(degrees=degrees)
 

@@ -77,8 +77,8 @@ def _read(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
     shape = (EXAMPLES, 3 * 32 * 32)
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != shape:
         raise ValueError(f"cifar: expected b'data' of {path} to be a uint8 array {shape}, got {_outline(images)}")
-    whole = isinstance(labels, list) and len(labels) == EXAMPLES
-    if not whole or not all(type(label) is int and 0 <= label < len(CLASSES) for label in labels):
+    labels = labels if isinstance(labels, list) else []
+    if len(labels) != EXAMPLES or not all(type(label) is int and 0 <= label < len(CLASSES) for label in labels):
         wanted = f"a list of {EXAMPLES} integers from 0 to 9"
         raise ValueError(f"cifar: expected b'labels' of {path} to be {wanted}, got {_outline(labels)}")
     planes = images.reshape(-1, 3, 32, 32)  # red, green, blue, each row by row
