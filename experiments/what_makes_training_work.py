@@ -13,8 +13,8 @@ training error in the last epoch counts. How soon it learns is told in epochs, s
 trained alone, on the machine that this ran on.
 2. A large network on 500 digits, far beyond the epoch that has no training error left.
 
-No source has numbers for these subsets; held to account is what courses teach: momentum, adaptive step sizes and wider
-layers train faster, a larger batch takes fewer steps but more epochs, and a network that knows its data by heart can
+No source has numbers for these subsets; held to account is what courses teach: momentum and wider layers train faster,
+step sizes matter most, a larger batch takes fewer steps but more epochs, and a network that knows its data by heart can
 still get worse. Methods: Duchi et al. (2011) for Adagrad, Tieleman and Hinton (2012) for RMSprop, Kingma and Ba (2015)
 for Adam, as optax has them.
 """
