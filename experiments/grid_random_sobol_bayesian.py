@@ -1,6 +1,6 @@
 """Do 8 random trials find as good a network as a grid of about 100, and what do Sobol points and a model add?
 
-    python -m experiments.grid_random_sobol_bayesian           4 minutes on two CPU cores
+    python -m experiments.grid_random_sobol_bayesian           3 minutes on two CPU cores
     python -m experiments.grid_random_sobol_bayesian --quick   15 seconds, few trials on a slice of the data
     python -m experiments.grid_random_sobol_bayesian --full    whole images, 100 epochs, more trials: for a GPU
 
