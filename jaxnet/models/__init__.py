@@ -1,5 +1,6 @@
 """Networks that are often wanted: built from layers, nothing special."""
 
+from jaxnet.models.lenet import lenet5 as lenet5
 from jaxnet.models.resnet import resnet as resnet
 from jaxnet.models.sequence_classifier import sequence_classifier as sequence_classifier
 from jaxnet.models.autoencoder import autoencoder as autoencoder
