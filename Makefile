@@ -21,9 +21,9 @@ lint: .venv/installed-test
 types: .venv/installed-test
 	$(BIN)/basedpyright
 
-	EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classical_filters \
-	backpropagation_by_hand logistic_regression mlp_mnist ten_configurations names grid_random_sobol_bayesian \
-	autoencoders variational_autoencoder gan depth what_makes_training_work
+EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classical_filters backpropagation_by_hand \
+	logistic_regression mlp_mnist ten_configurations names grid_random_sobol_bayesian autoencoders \
+	variational_autoencoder gan depth what_makes_training_work lenet
 
 experiments-quick: .venv/installed-test
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name --quick --output runs/quick; done
