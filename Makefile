@@ -23,7 +23,7 @@ types: .venv/installed-test
 
 EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classical_filters backpropagation_by_hand \
 	logistic_regression mlp_mnist ten_configurations names grid_random_sobol_bayesian autoencoders \
-	variational_autoencoder gan depth what_makes_training_work lenet transfer handmade_features
+	variational_autoencoder gan depth what_makes_training_work lenet transfer handmade_features hyperband_lenet
 
 experiments-quick: .venv/installed-test
 	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name --quick --output runs/quick; done
