@@ -64,14 +64,11 @@ FULL = Amount(64, 128, 391, 64, 30, 100, 10, 20)
 def lenet(steps: int) -> jn.Trial:
     """The judge."""
     return jn.Trial(
-        net=jn.serial(
-            jn.conv(6, (5, 5), padding="SAME"), jax.nn.relu, jn.max_pool((2, 2)), jn.conv(16, (5, 5)), jax.nn.relu,
-            jn.max_pool((2, 2)), jn.flatten, jn.dense(120), jax.nn.relu, jn.dense(84), jax.nn.relu, jn.dense(10),
-        ),
+        net=jn.models.lenet5(),
         loss=jn.losses.softmax_cross_entropy,
         optimizer=optax.adam(optax.cosine_decay_schedule(3e-3, steps)),
         metric=jn.metrics.error,
-    )  # fmt: skip
+    )
 
 
 def judged(logits: Any) -> dict[str, jax.Array]:
