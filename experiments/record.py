@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments.benchmarks.report import machine
 
-LARGE = 150_000  # bytes of a figure, from which on it is kept in 256 colours: figures stand in the repository
+LARGE = 150_000  # bytes of a figure, from which on it is kept in 256 colours, or 48, for the repository
 
 
 class Record:
@@ -89,8 +89,10 @@ class Record:
         figure.savefig(drawn, dpi=110)
         path = self.folder / f"{name}.png"
         path.write_bytes(drawn.getvalue())
-        if len(drawn.getvalue()) > LARGE:
-            Image.open(drawn).convert("RGB").quantize(method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+        for colors in (256, 48):
+            if path.stat().st_size > LARGE:
+                picture = Image.open(drawn).convert("RGB")
+                picture.quantize(colors, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
         self._figures.append({"file": f"{name}.png", "caption": caption})
 
     def finish(self) -> None:

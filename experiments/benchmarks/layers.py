@@ -8,15 +8,13 @@ compiling apart. The gradient is that of the outputs' sum of squares with respec
 eagerly, with channels first, on a CPU only. Then whole training steps (momentum) of a LeNet, an LSTM and a network with
 batch norm, twenty at a time: inside one ``scan`` here, in a loop there.
 
-Where a peer in JAX is faster, and why it stays so. Convolutions with many features, called outside of a ``scan``: with
-kernels of 3 x 3 x 64 XLA's own takes 0.6 to 0.7 of the time of patches and a matmul, forward and gradients. But its
-gradients inside of a ``scan``, where training runs, are loops that multiply number by number: of inputs and weights 19
-and 248 ms, in place of 2.2 and 4.1 ms outside (one busy core of 250 GFLOP/s). A layer can't know where it is. Layer
-norm: flax takes ``E[x^2] - E[x]^2``, one pass over x, in which a mean that is large against the deviation cancels; ours
-takes two.
-
-The floor of the LSTM's step: its matmuls are 1.3 GFLOP, 5.2 of the 8.5 ms that it takes of such a core; the rest is
-gates, and what goes back and forth between memory and them. Of LeNet's step they are 0.3 GFLOP, 1.2 of 6.7 ms.
+Where PyTorch is faster, and why it stays so. Its layers are single calls of a library of kernels, oneDNN, on all
+cores: XLA splits a large matmul or elementwise operation over them, and runs small ones on one. The LSTM's training
+step has 1.3 GFLOP of matmuls, 3.5 of its 6 ms on two cores; the rest are gates and copies of 128 x 128 numbers, some
+25 small operations a step of time, one after the other (a profile by ``jax.profiler`` with
+``--xla_cpu_enable_xprof_traceme``). What was tried and was no faster: half the batch in each of two loops, 2 to 20
+steps unrolled, gates in one array, a matmul for each gate, everything transposed, XLA's flags for concurrency. By
+processor time it is even with PyTorch's.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """
