@@ -26,7 +26,9 @@ EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classic
 	variational_autoencoder gan depth what_makes_training_work lenet transfer handmade_features hyperband_lenet
 
 experiments-quick: .venv/installed-test
-	set -e; for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name --quick --output runs/quick; done
+	printf '%s\n' $(EXPERIMENTS) | xargs -P 2 -I NAME sh -c \
+		'said=$$($(BIN)/python -m experiments.NAME --quick --output runs/quick 2>&1); code=$$?; \
+		printf "\n%s\n%s\n" NAME "$$said"; exit $$code'
 	$(BIN)/python -m experiments.mnist_random_search --quick --output runs/quick/mnist_random_search
 	$(BIN)/python -m experiments.benchmarks.mlp_sweep --quick --output runs/quick/benchmarks
 	$(BIN)/python -m experiments.benchmarks.layers --quick --output runs/quick/benchmarks
