@@ -1,7 +1,5 @@
 """Classical filters: kernels on small images by hand, and the quick run."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -22,9 +20,3 @@ def test_likeness_of_neighbours():
     ramp = np.broadcast_to(np.arange(6.0), (2, 6, 6))
     assert experiment.likeness(np.indices((6, 6)).sum(axis=0)[None] % 2) == pytest.approx(-1)  # a chess board
     assert experiment.likeness(ramp) > 0.9
-
-
-def test_the_quick_run(tmp_path):
-    experiment.main(["--quick", "--output", str(tmp_path)])
-    record = json.loads((tmp_path / "classical_filters" / "record.json").read_text())
-    assert max(row["measured"][0] for row in record["numbers"][:7]) < 1e-5
