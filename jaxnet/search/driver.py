@@ -16,7 +16,7 @@ import optax
 from jaxnet.data import as_data, check_count, input_spec
 from jaxnet.search import samplers, schedules
 from jaxnet.search.devices import Devices, SharedJournal, check_same, failing_together, from_first
-from jaxnet.search.journal import Journal, data_text, digest, function_text
+from jaxnet.search.journal import Journal, data_text, digest, function_text, trials_with_results
 from jaxnet.search.lanes import Proposals, run_plan
 from jaxnet.search.planning import Group, Plan, make_plan
 from jaxnet.search.progress import Progress
@@ -129,7 +129,7 @@ def run(
             )  # fmt: skip
         except KeyboardInterrupt:
             if setup.journal is not None and first:
-                done = len({int(i) // repeats for record in setup.journal.records[2:] for i in record.get("ids", ())})
+                done = trials_with_results(setup.journal.records, repeats)
                 folder = str(setup.journal.folder)
                 print(
                     f"Interrupted: {done} of {setup.trials} trials have results in {folder!r}; "

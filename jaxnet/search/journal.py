@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +100,11 @@ class Journal:
 
     def _open(self, about: dict[str, str]) -> None:
         """Reads the records, cuts off what isn't a whole one, and compares what the search is."""
-        from flax import serialization
-
         with contextlib.ExitStack() as on_failure:
             self._file = file = on_failure.enter_context(open(self.folder / "journal", "a+b"))
             file.seek(0)
-            content, end = file.read(), 0
-            while len(content) - end >= 8:
-                length = int.from_bytes(content[end : end + 4], "little")
-                payload = content[end + 8 : end + 8 + length]
-                if len(payload) < length or zlib.crc32(payload) != int.from_bytes(content[end + 4 : end + 8], "little"):
-                    break
-                record: Any = serialization.msgpack_restore(payload)
-                self.records.append(record)
-                end += 8 + length
+            content = file.read()
+            self.records, end = read_records(content)
             if end < len(content):
                 file.truncate(end)
             if not self.records:
@@ -126,6 +117,26 @@ class Journal:
                     f"arguments to go on with it, or another folder to begin anew"
                 )
             on_failure.pop_all()
+
+
+def read_records(content: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The whole records that a journal's file begins with, and the byte at which they end."""
+    from flax import serialization
+
+    records, end = [], 0
+    while len(content) - end >= 8:
+        length = int.from_bytes(content[end : end + 4], "little")
+        payload = content[end + 8 : end + 8 + length]
+        if len(payload) < length or zlib.crc32(payload) != int.from_bytes(content[end + 4 : end + 8], "little"):
+            break
+        records.append(serialization.msgpack_restore(payload))
+        end += 8 + length
+    return records, end
+
+
+def trials_with_results(records: Sequence[Mapping[str, Any]], repeats: int) -> int:
+    """How many trials a journal's records have results of."""
+    return len({int(i) // repeats for record in records[2:] for i in record.get("ids", ())})
 
 
 def function_text(function: Callable[..., Any]) -> str:

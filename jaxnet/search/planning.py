@@ -116,7 +116,7 @@ class Plan:
             rows.append(
                 (
                     str(i + 1), str(len(group.ids)), group.sizes_text or "-", group.static_text or "-",
-                    str(group.lanes), str(group.chunks), f"{group.waste:.0%}", _bytes(group.bytes),
+                    str(group.lanes), str(group.chunks), f"{group.waste:.0%}", in_bytes(group.bytes),
                     f"{group.total / self.work:.0%}",
                 )
             )  # fmt: skip
@@ -129,7 +129,7 @@ class Plan:
         )
         head = (
             f"{self.trials} trials{seeds} of {of} units: {len(self.groups)} compiled programs, "
-            f"{self.waste:.0%} of the arithmetic is padding, at most {_bytes(most)} at once"
+            f"{self.waste:.0%} of the arithmetic is padding, at most {in_bytes(most)} at once"
             + (f" on each of {self.devices} devices" if self.devices > 1 else "")
         )
         failed = [f"{len(self.failed)} trials fail: {next(iter(self.failed.values()))}"] if self.failed else []
@@ -341,7 +341,7 @@ def free_memory(devices: Devices) -> int:
         return 4 * 2**30
 
 
-def _bytes(n: float) -> str:
+def in_bytes(n: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
             return f"{n:.0f} {unit}"

@@ -1,0 +1,19 @@
+"""``python -m jaxnet``: the command line, which ``jaxnet.cli`` holds."""
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line; where the extra ``cli`` isn't installed, says so in a line and exits with 2."""
+    try:
+        import typer  # noqa: F401
+    except ImportError as error:
+        print(f'The command line needs typer ({error}): pip install "jaxnet[cli]"', file=sys.stderr)
+        sys.exit(2)
+    from jaxnet.cli import app
+
+    app(prog_name="python -m jaxnet")
+
+
+if __name__ == "__main__":
+    main()
