@@ -1,6 +1,6 @@
 """How far do networks of one, two and three hidden layers get on MNIST?
 
-    python -m experiments.mlp_mnist           3 minutes on two CPU cores
+    python -m experiments.mlp_mnist           5 minutes on two CPU cores
     python -m experiments.mlp_mnist --quick   10 seconds, on a slice of the data
     python -m experiments.mlp_mnist --full    as many epochs as were published, or about so: for a GPU
 
