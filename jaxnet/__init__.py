@@ -81,6 +81,7 @@ from jaxnet import metrics as metrics
 from jaxnet.constraints import max_norm as max_norm
 
 # Training.
+from jaxnet.stream import Stream as Stream
 from jaxnet.training import Fitted as Fitted
 from jaxnet.training import Trial as Trial
 from jaxnet.training import evaluate as evaluate

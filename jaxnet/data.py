@@ -99,17 +99,26 @@ def feeder(train: Data, validation: Data | None, order_key: jax.Array, shuffle: 
     The order is drawn here, on the host, since a sort inside the compiled program costs more compile time than it
     saves. It depends on the key and the epoch alone.
     """
-    examples = count(train)
-    words = np.asarray(jax.random.bits(order_key, (2,), jnp.uint32)).astype(np.uint64)
+    order, examples = orders(order_key), count(train)
     static = {"train": train} | ({} if validation is None else {"validation": validation})
 
     def feed(epoch: int) -> dict[str, Any]:
         if shuffle != "shared":
             return static
-        generator = np.random.Generator(np.random.Philox(key=words, counter=[0, 0, 0, epoch]))
-        return static | {"order": jnp.asarray(generator.permutation(examples), jnp.int32)}
+        return static | {"order": jnp.asarray(order(epoch, examples), jnp.int32)}
 
     return feed
+
+
+def orders(order_key: jax.Array) -> Callable[[int, int], np.ndarray]:
+    """``order(epoch, examples)``: a permutation, drawn from the key and the epoch alone."""
+    words = np.asarray(jax.random.bits(order_key, (2,), jnp.uint32)).astype(np.uint64)
+
+    def order(epoch: int, examples: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(key=words, counter=[0, 0, 0, epoch]))
+        return generator.permutation(examples)
+
+    return order
 
 
 def as_key(key: Any) -> jax.Array:

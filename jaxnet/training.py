@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, count, feeder, input_spec
+from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, input_spec
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.losses import check_labels, label_uses
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
+from jaxnet.stream import Parts, Stream, as_source, batch_count, parts_feeder, run_parts, shapes_of
 
 EVALUATION_BATCH = 1000  # large enough for full speed, small enough that a thousand lanes' activations fit
 
@@ -109,6 +110,7 @@ class Carry(NamedTuple):
     step: Any
     diverged: Any
     totals: dict[str, Any]  # sums over the examples of the epoch: loss, metric, examples
+    validation: dict[str, Any]  # the same over the validation data, after the epoch; empty where there are none
 
 
 class Fitted(NamedTuple):
@@ -145,8 +147,8 @@ class Keys(NamedTuple):
 
 def fit(
     trial: Trial,
-    train: Data,
-    validation: Data | None = None,
+    train: Data | Stream,
+    validation: Data | Stream | None = None,
     *,
     epochs: int,
     key: jax.Array,
@@ -163,7 +165,7 @@ def fit(
       trial: what to train; its sizes must be integers here.
       train: ``(inputs, targets)``, each an array or a tree of arrays with examples on the first axis. uint8 inputs are
         pixels: they stay uint8 on the device and become float32 in [0, 1] batch by batch. float64 becomes float32
-        unless JAX's x64 mode is on.
+        unless JAX's x64 mode is on. Data that don't fit on the device come as a ``jn.Stream``.
       validation: the same, measured after each epoch.
       epochs: the largest number of passes over the data.
       key: a PRNG key.
@@ -184,15 +186,19 @@ def fit(
     (3.0, 1.0, 20)
     """
     check_count("epochs", epochs)
-    train, validation = as_data(train, "train"), None if validation is None else as_data(validation, "validation")
+    train, validation = as_source(train, "train"), None if validation is None else as_source(validation, "validation")
     check_trial(trial, train, validation)
     keys = Keys.of(key)
-    examples = count(train), None if validation is None else count(validation)
-    init, advance = _compiled(trial, input_spec(train[0]), *examples, shuffle)
-    feed = feeder(train, validation, keys.order, shuffle)
+    examples = batch_count(train), None if validation is None else batch_count(validation)
+    init, advance = _compiled(trial, input_spec(shapes_of(train)[0]), *examples, shuffle)
+    feed = parts_feeder(train, validation, keys.order, shuffle, int(trial.batch_size), EVALUATION_BATCH)
     carry, curve, measures = init(keys.init(trial_id)), {}, {}
     for epoch in range(epochs):
-        carry, measures = advance(carry, keys.unit(trial_id, epoch), feed(epoch))
+        unit_key, parts = keys.unit(trial_id, epoch), Parts.of(feed(epoch))
+        carry, measures = run_parts(
+            lambda kind, carry, part, key=unit_key: advance(carry, key, part), carry,
+            parts.stream(parts.static, jax.device_put),
+        )  # fmt: skip
         measures = {name: np.asarray(value, np.float64) for name, value in jax.device_get(measures).items()}
         for name, value in measures.items():
             if name not in ("score", "diverged"):
@@ -283,12 +289,12 @@ def patience(epochs: int, measure: str = "validation_loss") -> Callable[[dict[st
     return lambda curve: len(_measure(curve, measure)) - 1 - int(np.nanargmin(_measure(curve, measure))) >= epochs
 
 
-def check_trial(trial: Trial, train: Data | None, validation: Data | None) -> None:
+def check_trial(trial: Trial, train: Data | Stream | None, validation: Data | Stream | None) -> None:
     """Raises, before anything is compiled, where a trial and data don't go together; ``fit`` tells what is raised.
 
     Args:
       trial: with integers for sizes.
-      train, validation: as ``as_data`` returns them, or None where there are none.
+      train, validation: as ``as_source`` returns them, or None where there are none.
     """
     if not isinstance(trial, Trial):
         raise TypeError(f"expected a jn.Trial, got {trial!r}")
@@ -297,9 +303,9 @@ def check_trial(trial: Trial, train: Data | None, validation: Data | None) -> No
     for name, data in (("train", train), ("validation", validation)):
         if data is None:
             continue
-        inputs, targets = data
-        if name == "train" and trial.batch_size > count(data):
-            raise ValueError(_too_large_batch(trial.batch_size, count(data)))
+        inputs, targets = shapes_of(data)
+        if name == "train" and trial.batch_size > batch_count(data):
+            raise ValueError(_too_large_batch(trial.batch_size, batch_count(data)))
 
         def outputs(inputs=inputs):
             params, state, out = trial.net.init(jax.random.key(0), input_spec(inputs))
@@ -314,23 +320,34 @@ def check_trial(trial: Trial, train: Data | None, validation: Data | None) -> No
         for role, function in (("loss", trial.loss), ("metric", trial.metric)):
             if function is not None:
                 for i, classes in _labels(role, function, made, two):
-                    check_labels(jax.device_get(jax.tree.leaves(targets)[i]), classes)
+                    if isinstance(data, Stream):
+                        data.expect_labels(i, classes)
+                    else:
+                        check_labels(jax.device_get(jax.tree.leaves(data[1])[i]), classes)
 
 
 def supervised(
-    make_trial: Callable[[Any], Trial], train: Data, validation: Data | None, *, order_key: jax.Array, shuffle: str
+    make_trial: Callable[[Any], Trial],
+    train: Data | Stream,
+    validation: Data | Stream | None,
+    *,
+    order_key: jax.Array,
+    shuffle: str,
+    batch_size: int | None = None,
 ) -> Program:
     """A trial with data as a ``Program``: ``advance`` is an epoch, ``score`` the validation metric.
 
     Args:
       make_trial: makes the trial from hyperparameters, traced ones in a search.
-      train, validation: as ``as_data`` returns them.
+      train, validation: as ``as_source`` returns them.
       order_key: draws the order of the batches where all lanes share it.
       shuffle: "shared" or "own".
+      batch_size: of all trials, where ``train`` is a stream.
     """
-    examples = count(train), None if validation is None else count(validation)
-    functions = _functions(make_trial, input_spec(train[0]), *examples, shuffle)
-    return Program(*functions, feed=feeder(train, validation, order_key, shuffle))
+    examples = batch_count(train), None if validation is None else batch_count(validation)
+    functions = _functions(make_trial, input_spec(shapes_of(train)[0]), *examples, shuffle)
+    feed = parts_feeder(train, validation, order_key, shuffle, batch_size, EVALUATION_BATCH)
+    return Program(*functions, feed=feed)
 
 
 def _functions(make_trial, spec, examples: int, validation_examples: int | None, shuffle: str):
@@ -341,16 +358,22 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
     def init(hp, key):
         trial = make_trial(hp)
         params, state, _ = trial.net.init(key, spec)
-        return Carry(params, state, trial.optimizer.init(params), jnp.int32(0), jnp.int32(-1), _no_totals(trial))
+        totals = _no_totals(trial), {} if validation_examples is None else _no_totals(trial)
+        return Carry(params, state, trial.optimizer.init(params), jnp.int32(0), jnp.int32(-1), *totals)
 
     def step(own, carry, shared, index):
         trial = make_trial(own["hp"])
         size = trial.batch_size
         bound, value = (size.bound, size.value) if isinstance(size, Size) else (size, size)
+        first = shared.get("first", 0)  # the step with which a window of a stream begins
+        index = first + index
         place = index * value + jnp.arange(bound)  # [batch]
         valid = (jnp.arange(bound) < value) & (place < examples)
-        order = shared["order"] if shuffle == "shared" else own["order"]
-        rows = order[jnp.minimum(place, examples - 1)]
+        rows = jnp.minimum(place, examples - 1)
+        if "first" in shared:  # a window has its examples in their order
+            rows = rows - first * value
+        else:
+            rows = (shared["order"] if shuffle == "shared" else own["order"])[rows]
         inputs, targets = jax.tree.map(lambda a: a[rows], shared["train"])
         inputs = as_floats(inputs)
         step_key = fold_in(own["key"], index)
@@ -383,7 +406,7 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         if trial.metric is not None:
             totals["metric"] = jnp.sum(_one_per_example("metric", trial.metric, outputs, targets, valid))
         totals = jax.tree.map(jnp.add, carry.totals, totals)
-        stepped = Carry(params, state, optimizer_state, carry.step + 1, carry.diverged, totals)
+        stepped = Carry(params, state, optimizer_state, carry.step + 1, carry.diverged, totals, carry.validation)
 
         # Known before the step, so it costs no pass of its own: a lane may be over, or have fewer steps than others.
         return _where((carry.diverged < 0) & valid[0], stepped, carry)
@@ -399,26 +422,39 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
 
     def advance(hp, carry, key, feed):
         trial = make_trial(hp)
+        if "train" in feed:
+            carry = train_on(trial, hp, carry, key, feed)
+        if "validation" in feed:
+            assert validation_examples is not None
+            own = {"hp": hp, "params": carry.params, "state": carry.state}
+            totals = _from(feed, carry.validation, trial)
+            first = feed.get("first")
+            totals = _evaluate(make_trial, own, feed["validation"], validation_examples, totals, first)
+            carry = carry._replace(validation=totals)
+        return carry
+
+    def train_on(trial, hp, carry, key, feed):
         size = trial.batch_size
         own = {"hp": hp, "key": fold_in(key, 0)}
-        shared = {"train": feed["train"]}
-        if shuffle == "shared":
-            shared["order"] = feed["order"]
-        else:
+        shared = {name: feed[name] for name in ("train", "order", "first") if name in feed}
+        if shuffle == "own":
             own["order"] = jax.random.permutation(fold_in(key, 1), examples)
-        carry = carry._replace(totals=_no_totals(trial))
+        validation = {} if validation_examples is None else _no_totals(trial)
+        carry = carry._replace(totals=_from(feed, carry.totals, trial), validation=validation)
         if (most := size.bound if isinstance(size, Size) else size) > examples:
             raise ValueError(_too_large_batch(most, examples))
-        steps = math.ceil(examples / (size.least if isinstance(size, Size) else size))
+        if "first" in feed:
+            assert not isinstance(size, Size)  # windows are whole batches, which all lanes share
+            steps = len(jax.tree.leaves(feed["train"])[0]) // size
+        else:
+            steps = math.ceil(examples / (size.least if isinstance(size, Size) else size))
         return guarded_steps(step, steps, healthy, freeze)(own, carry, shared)
 
     def evaluate(hp, carry, feed):
         trial = make_trial(hp)
         measures = _means(trial, carry.totals, "train_")
         if validation_examples is not None:
-            own = {"hp": hp, "params": carry.params, "state": carry.state}
-            totals = _evaluate(make_trial, own, feed["validation"], validation_examples)
-            measures |= _means(trial, totals, "validation_")
+            measures |= _means(trial, carry.validation, "validation_")
             measures["score"] = list(measures.values())[-1]  # the validation metric, or the loss where there is none
             bad = (carry.diverged < 0) & ~jnp.isfinite(measures["score"])
             return measures | {"diverged": jnp.where(bad, carry.step, carry.diverged)}
@@ -427,22 +463,36 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
     return init, advance, evaluate
 
 
-def _evaluate(make_trial, own: dict[str, Any], data: Data, examples: int) -> dict[str, jax.Array]:
-    """Sums of loss and metric over data, in evaluation mode; ``own`` holds hp, params and state."""
-    batch = min(EVALUATION_BATCH, examples)
+def _evaluate(
+    make_trial, own: dict[str, Any], data: Data, examples: int, totals: dict[str, Any], first: Any = None
+) -> dict[str, jax.Array]:
+    """Sums of loss and metric over data, in evaluation mode, added to totals; ``own`` holds hp, params and state.
 
-    def step(own, totals, data, index):
+    Where ``first`` is given, data are a window of a stream that begins with the batch of this number.
+    """
+    held = len(jax.tree.leaves(data)[0])
+    batch = min(EVALUATION_BATCH, examples, held)
+
+    def step(own, totals, shared, index):
         trial = make_trial(own["hp"])
-        place = index * batch + jnp.arange(batch)
+        first = shared.get("first", 0)
+        place = (first + index) * batch + jnp.arange(batch)
         valid = place < examples
-        rows = jnp.minimum(place, examples - 1)
-        inputs, targets = jax.tree.map(lambda a: a[rows], data)
+        rows = jnp.minimum(place, examples - 1) - first * batch
+        inputs, targets = jax.tree.map(lambda a: a[rows], shared["data"])
         outputs, _ = trial.net.apply(own["params"], own["state"], as_floats(inputs))
         more = {"loss": trial.loss, "metric": trial.metric}
         more = {k: jnp.sum(_one_per_example(k, f, outputs, targets, valid)) for k, f in more.items() if f is not None}
         return jax.tree.map(jnp.add, totals, more | {"examples": jnp.sum(valid).astype(jnp.float32)})
 
-    return scan_steps(step, math.ceil(examples / batch))(own, _no_totals(make_trial(own["hp"])), data)
+    shared = {"data": data} if first is None else {"data": data, "first": first}
+    return scan_steps(step, math.ceil(held / batch))(own, totals, shared)
+
+
+def _from(feed: dict[str, Any], totals: dict[str, Any], trial: Trial) -> dict[str, jax.Array]:
+    """Totals as they go on: from zero, except in a window of a stream that isn't the first."""
+    fresh = _no_totals(trial)
+    return _where(feed["first"] == 0, fresh, totals) if "first" in feed else fresh
 
 
 def _no_totals(trial: Trial) -> dict[str, jax.Array]:
@@ -538,7 +588,8 @@ def _evaluator(trial: Trial):
     def means(params, state, inputs, targets):
         examples = len(jax.tree.leaves(inputs)[0])
         own = {"hp": (), "params": params, "state": state}
-        return _means(trial, _evaluate(lambda hp: trial, own, (inputs, targets), examples), "")
+        totals = _evaluate(lambda hp: trial, own, (inputs, targets), examples, _no_totals(trial))
+        return _means(trial, totals, "")
 
     return jax.jit(means)
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxnet.layer import Size
 from jaxnet.ops.scan import repetitions
 from jaxnet.search.space import Hyperparameters
+from jaxnet.stream import Parts
 from jaxnet.training import Program
 
 
@@ -32,14 +33,17 @@ def lane_cost(program: Program, hp: Hyperparameters, feed: Any) -> Cost:
     """The cost of one lane of a program whose sizes have the bounds in ``hp``; leaves of ``hp`` may be shapes only."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     carry = jax.eval_shape(program.init, hp, key)
-    rest = () if program.feed is None else (feed,)
+    kinds = [((), 1)] if program.feed is None else [((shapes,), times) for shapes, times in Parts.of(feed).kinds]
 
     def unit(hp, carry, key, *rest):
         carry = program.advance(hp, carry, key, *rest)
         return carry, program.evaluate(hp, carry, *rest)
 
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), rest)
-    flops, traffic, work = traced_cost(unit, hp, carry, key, *shapes)
+    flops = traffic = work = 0.0
+    for rest, times in kinds:
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), rest)
+        one = traced_cost(unit, hp, carry, key, *shapes)
+        flops, traffic, work = flops + times * one[0], traffic + times * one[1], max(work, one[2])
     carried = sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(carry))
     return Cost(flops, traffic, carried, work)
 

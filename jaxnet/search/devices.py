@@ -86,6 +86,11 @@ class Devices:
         }
         return jax.tree.unflatten(structure, [self._shared[id(leaf)][1] for leaf in leaves])
 
+    def put_shared(self, tree: Any) -> Any:
+        """Host arrays that all lanes share for a while, onto every device; from any thread."""
+        whole = self.local[0] if self._mesh is None else NamedSharding(self._mesh, PartitionSpec())
+        return jax.device_put(tree, whole)
+
     def take(self, tree: Any, places: Sequence[int], lanes: int, most: int) -> dict[int, Any]:
         """Of a chunk's lanes those at some places that this process has, as trees on the host.
 

@@ -13,24 +13,26 @@ import jax
 import numpy as np
 import optax
 
-from jaxnet.data import as_data, check_count, input_spec
+from jaxnet.data import check_count, input_spec
+from jaxnet.layer import Size
 from jaxnet.search import samplers, schedules
 from jaxnet.search.devices import Devices, SharedJournal, check_same, failing_together, from_first
 from jaxnet.search.journal import Journal, data_text, digest, function_text, trials_with_results
-from jaxnet.search.lanes import Proposals, run_plan
+from jaxnet.search.lanes import Proposals, concrete, run_plan
 from jaxnet.search.planning import Group, Plan, make_plan
 from jaxnet.search.progress import Progress
 from jaxnet.search.result import Network, SearchResult, executed_rungs, kept_network, measured_groups
 from jaxnet.search.schedules import Schedule
 from jaxnet.search.space import Distribution, Hyperparameters, Space
+from jaxnet.stream import Stream, as_source, shapes_of
 from jaxnet.training import Data, Keys, Program, Trial, check_trial, fit, supervised
 
 
 def run(
     trial: Callable[[Hyperparameters], Trial] | Program,
     space: Space,
-    train: Data | None = None,
-    validation: Data | None = None,
+    train: Data | Stream | None = None,
+    validation: Data | Stream | None = None,
     *,
     trials: int | None = None,
     epochs: int,
@@ -56,7 +58,7 @@ def run(
       trial: a pure function from hyperparameters to a ``Trial``, called while programs are traced (so it prints and
         reads nothing); or a ``Program`` for what isn't supervised learning.
       space: the hyperparameters and their distributions.
-      train, validation: ``(inputs, targets)``, as for ``fit``; None for a ``Program``.
+      train, validation: ``(inputs, targets)`` or a ``jn.Stream``, as for ``fit``; None for a ``Program``.
       trials: how many configurations; None for all of a grid, or as many as the schedule asks for, and those of
         ``include``.
       epochs: passes over the data (for a ``Program``, units of budget) for each, at most.
@@ -143,8 +145,8 @@ def run(
 def random_search(
     trial: Callable[[Hyperparameters], Trial] | Program,
     space: Space,
-    train: Data | None = None,
-    validation: Data | None = None,
+    train: Data | Stream | None = None,
+    validation: Data | Stream | None = None,
     *,
     trials: int,
     epochs: int,
@@ -169,8 +171,8 @@ def random_search(
 def plan(
     trial: Callable[[Hyperparameters], Trial] | Program,
     space: Space,
-    train: Data | None = None,
-    validation: Data | None = None,
+    train: Data | Stream | None = None,
+    validation: Data | Stream | None = None,
     *,
     trials: int | None = None,
     epochs: int,
@@ -253,6 +255,13 @@ class _Setup:
         self.trials = len(self.configurations) if trials is None else trials
         if not self.trials:
             raise ValueError("the sampler proposed no configuration")
+        if self.make_trial is not None and self.train is not None:
+            streamed = isinstance(self.train, Stream)
+            self.batch_size = self._batch_size([*self.configurations, *self._fill()]) if streamed else None
+            self.program = supervised(
+                self.make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=self.shuffle,
+                batch_size=self.batch_size,
+            )  # fmt: skip
         if self.proposer is None and len(self.configurations) != self.trials:
             raise ValueError(
                 f"the sampler proposed {len(self.configurations) - self.included} configurations, "
@@ -269,17 +278,54 @@ class _Setup:
         if isinstance(trial, Program):
             if train is not None or validation is not None:
                 raise ValueError("a Program brings its own data (feed=); give train and validation with a trial only")
-            self.make_trial, self.program = None, trial
+            self.make_trial, self.program, self.train, self.validation = None, trial, None, None
             return
         if not callable(trial):
             raise TypeError(f"expected a function from hyperparameters to a jn.Trial, or a Program, got {trial!r}")
         if train is None or validation is None:
             raise ValueError("a search over trials needs train and validation, each a pair (inputs, targets)")
-        self.make_trial = make_trial = cast(Callable[[Any], Trial], trial)
-        self.train, self.validation = as_data(train, "train"), as_data(validation, "validation")
-        self.program = supervised(
-            make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=self.shuffle
-        )
+        self.make_trial = cast(Callable[[Any], Trial], trial)
+        self.train, self.validation = as_source(train, "train"), as_source(validation, "validation")
+
+    def _batch_size(self, configurations: Iterable[Mapping[str, Any]], known: int | None = None) -> int | None:
+        """The one that all trials have, where they train on a stream, whose windows hold whole batches; else None.
+
+        Args:
+          configurations: of the trials. known: that of earlier ones.
+
+        Raises:
+          ValueError: for several.
+        """
+        make_trial = self.make_trial
+        if make_trial is None or not isinstance(self.train, Stream):
+            return None
+        sizes: set[Any] = set() if known is None else {known}
+        seen = set()
+        for configuration in configurations:
+            kinds = self.space.kinds(configuration)
+            mark = tuple(
+                (name, kind, configuration[name] if kind == "static" else None) for name, kind in kinds.items()
+            )
+            if mark in seen:
+                continue
+            seen.add(mark)
+            ranges = {
+                name: (int(configuration[name]), int(configuration[name]))
+                for name, kind in kinds.items()
+                if kind == "size"
+            }
+            try:
+                size = make_trial(concrete(kinds, ranges, configuration)).batch_size
+            except Exception:  # such a trial is among the plan's failures, with its message
+                continue
+            sizes.add("hp" if isinstance(size, Size) else size)
+        if len(sizes) > 1 or "hp" in sizes:
+            raise ValueError(
+                "a Stream is cut into batches once for all trials, so they need one batch_size; got "
+                + ("one that differs from lane to lane" if "hp" in sizes else f"batch sizes {sorted(sizes)}")
+                + ". Search each batch size by itself, or give the data as arrays"
+            )
+        return next(iter(sizes), 1)  # where no trial can be made at all, planning tells why
 
     def plan(self) -> Plan:
         """The plan that this machine would make."""
@@ -321,6 +367,7 @@ class _Setup:
             if len(asked) != count:
                 raise ValueError(f"the sampler was asked for {count} configurations, and proposed {len(asked)}")
             first = len(self.lanes)
+            self._batch_size(asked, self.batch_size)
             self.configurations += asked
             self.lanes += [configuration for configuration in asked for _ in range(self.repeats)]
             known = written.pop() if written else None
@@ -467,7 +514,7 @@ class _Setup:
             hp = Hyperparameters(self.lanes[lane])
             sizes = next(group.sizes for group in the_plan.groups if lane in group.ids)
             kept[lane] = kept_network(
-                self.make_trial, hp, self.space.kinds(hp), sizes, input_spec(self.train[0]), trees
+                self.make_trial, hp, self.space.kinds(hp), sizes, input_spec(shapes_of(self.train)[0]), trees
             )
         the_plan.groups = [group for group in the_plan.groups if len(group.ids)]
         return SearchResult(
@@ -480,7 +527,7 @@ class _Setup:
 
     def _retrain(self, lane: int, units: int) -> tuple[Network, dict[str, np.ndarray]]:
         """The network of a lane trained again alone, and its curves."""
-        assert self.make_trial is not None
+        assert self.make_trial is not None and self.train is not None
         made = self.make_trial(Hyperparameters(self.lanes[lane]))
         fitted = fit(made, self.train, self.validation, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=lane)
         return Network(made.net, *jax.device_get((fitted.params, fitted.state))), fitted.curve

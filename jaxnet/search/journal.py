@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from jaxnet.checkpoint import by_path, read_arrays, write_arrays
+from jaxnet.stream import Stream
 
 _LANES = "lanes of a search"
 
@@ -149,7 +150,9 @@ def function_text(function: Callable[..., Any]) -> str:
 
 
 def data_text(data: Any) -> str:
-    """Shapes, dtypes and a digest of arrays."""
+    """Shapes, dtypes and a digest of arrays; of a stream its length, and those of a few examples."""
+    if isinstance(data, Stream):
+        return f"{len(data)} examples, of them {data_text(data.sample())}"
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(data))]
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
     return f"{shapes} {digest(*(np.ascontiguousarray(leaf).view(np.uint8) for leaf in leaves))}"

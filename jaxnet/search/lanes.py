@@ -24,6 +24,7 @@ from jaxnet.search.planning import Group, Plan, compile_seconds, concurrent_chun
 from jaxnet.search.progress import Progress
 from jaxnet.search.schedules import Rung, Schedule, full
 from jaxnet.search.space import Hyperparameters
+from jaxnet.stream import Parts, run_parts
 from jaxnet.training import Keys, Program
 
 Configurations = Sequence[Mapping[str, Any]]
@@ -140,11 +141,13 @@ def concrete(
 
 def _needed(compiled: tuple[Any, Any]) -> int:
     """Bytes that a group's compiled program takes while it runs, as the compiler knows them."""
-    analysis = compiled[1].memory_analysis()
-    if analysis is None:
-        return 0
-    passed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return passed + analysis.temp_size_in_bytes
+    most = 0
+    for program in compiled[1]:
+        analysis = program.memory_analysis()
+        if analysis is not None:
+            passed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+            most = max(most, passed + analysis.temp_size_in_bytes)
+    return most
 
 
 @dataclasses.dataclass(eq=False)
@@ -433,8 +436,11 @@ class _Run:
         self._advance(chunk)
 
     def _advance(self, chunk: _Chunk) -> None:
-        rest = () if self.program.feed is None else (self.devices.share(self.program.feed(chunk.unit)),)
-        self.running[self.runners.submit(_timed, _unit, chunk, np.int32(chunk.unit), *rest)] = chunk
+        parts = None
+        if self.program.feed is not None:
+            fed = Parts.of(self.program.feed(chunk.unit))
+            parts = fed.stream(self.devices.share(fed.static), self.devices.put_shared)
+        self.running[self.runners.submit(_timed, _unit, chunk, np.int32(chunk.unit), parts)] = chunk
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
         share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
@@ -628,12 +634,17 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     return function(*arguments), time.perf_counter() - started
 
 
-def _unit(chunk: _Chunk, unit: np.int32, *rest: Any) -> dict[str, np.ndarray]:
+def _unit(chunk: _Chunk, unit: np.int32, parts: Iterator[tuple[int, Any]] | None) -> dict[str, np.ndarray]:
     """Runs one unit of a chunk, the first after making its lanes; returns what it measured, on the host."""
     start, advance = chunk.compiled
     hp, ids, key = chunk.arguments
     lane = start(hp, ids, key) if chunk.lane is None else chunk.lane
-    chunk.lane, measures = advance(hp, lane, ids, key, unit, *rest)
+    if parts is None:
+        chunk.lane, measures = advance[0](hp, lane, ids, key, unit)
+    else:
+        chunk.lane, measures = run_parts(
+            lambda kind, lane, part: advance[kind](hp, lane, ids, key, unit, part), lane, parts
+        )
     return jax.device_get(measures)
 
 
@@ -668,13 +679,16 @@ def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devi
     hp = jax.tree.map(lambda a: jax.ShapeDtypeStruct((here, *a.shape), a.dtype), group.structure())
     ids, unit = jax.ShapeDtypeStruct((here,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     key = keys.trials
-    rest = () if program.feed is None else (devices.share(program.feed(0)),)
-    axes = (0, 0, 0, None, None) + (None,) * len(rest)
+    kinds: list[tuple] = [()]
+    if program.feed is not None:
+        fed = program.feed(0)
+        kinds = [(shapes,) for shapes, _ in fed.kinds] if isinstance(fed, Parts) else [(devices.share(fed),)]
+    axes = (0, 0, 0, None, None) + (None,) * len(kinds[0])
     starter = devices.over_lanes(jax.vmap(start, in_axes=(0, 0, None)), (0, 0, None))
     lane = jax.eval_shape(starter, hp, ids, key)
     advancer = devices.over_lanes(_over_lanes(advance, lanes // devices.count, axes), axes, donate_argnums=1)
-    lowered = starter.lower(hp, ids, key), advancer.lower(hp, lane, ids, key, unit, *rest)
-    return lambda: (lowered[0].compile(), lowered[1].compile())
+    lowered = starter.lower(hp, ids, key), [advancer.lower(hp, lane, ids, key, unit, *rest) for rest in kinds]
+    return lambda: (lowered[0].compile(), [program.compile() for program in lowered[1]])
 
 
 def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Callable[..., Any]:

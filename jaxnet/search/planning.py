@@ -13,6 +13,7 @@ import numpy as np
 from jaxnet.search.cost import CostModel, structure
 from jaxnet.search.devices import Devices
 from jaxnet.search.space import Hyperparameters, Space
+from jaxnet.stream import Parts
 from jaxnet.training import Program
 
 # What a trade between padding and compiling needs to know of a machine: rough, since only ratios decide.
@@ -171,7 +172,8 @@ def make_plan(
       devices: that share the lanes of a chunk; the default is all.
     """
     devices = devices or Devices()
-    feed = None if program.feed is None else devices.share(program.feed(0))
+    feed = None if program.feed is None else Parts.of(program.feed(0))
+    devices.share(() if feed is None else feed.static)  # what is free is what these leave
     memory = free_memory(devices) if memory is None else memory
     expected = float(units if expected is None else expected)
     taken = expected / speedup(devices)

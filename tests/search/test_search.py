@@ -129,7 +129,7 @@ def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result
         return unit(chunk, number, *rest)
 
     def too_large(compiled):
-        lanes = jax.tree.leaves(compiled[1].in_avals)[0].shape[0]
+        lanes = jax.tree.leaves(compiled[1][0].in_avals)[0].shape[0]
         refused.append(lanes)
         return needed(compiled) if lanes <= 2 else 2**60
 
