@@ -97,8 +97,10 @@ def killed():
 def on_eight_devices(folder):
     report, unit, lower = {}, lanes_module._unit, lanes_module._lower
 
-    def watched(chunk, number, *rest):
-        measures = unit(chunk, number, *rest)
+    def watched(chunk, number, parts):
+        parts = [*parts]
+        rest = [tree for _, tree in parts]
+        measures = unit(chunk, number, iter(parts))
         for leaf in jax.tree.leaves((chunk.lane, chunk.arguments[:2])):
             shards = [(shard.device.id, shard.data.shape[0]) for shard in leaf.addressable_shards]
             assert shards == [(device, 2) for device in range(8)], shards
@@ -114,7 +116,7 @@ def on_eight_devices(folder):
         def compiled():
             made = compiling()
             words = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
-            report["communication"] = [word for one in made for word in words if word in one.as_text()]
+            report["communication"] = [word for one in jax.tree.leaves(made) for word in words if word in one.as_text()]
             return made
 
         return compiled
