@@ -255,6 +255,7 @@ class _Setup:
         self.trials = len(self.configurations) if trials is None else trials
         if not self.trials:
             raise ValueError("the sampler proposed no configuration")
+        self.batch_size = None  # of all trials, where train is a stream
         if self.make_trial is not None and self.train is not None:
             streamed = isinstance(self.train, Stream)
             self.batch_size = self._batch_size([*self.configurations, *self._fill()]) if streamed else None
