@@ -51,7 +51,8 @@ def layer(make: Callable[[jax.Array], Any]) -> Layer:
     def begin(key, inputs):
         module, memory = eqx.nn.make_with_state(make)(key)
         params, rest = eqx.partition(module, eqx.is_inexact_array)
-        _check_drawn(name, params, eqx.filter(eqx.nn.make_with_state(make)(key)[0], eqx.is_inexact_array))
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+            _check_drawn(name, params, eqx.filter(eqx.nn.make_with_state(make)(key)[0], eqx.is_inexact_array))
         return tuple(jax.tree.leaves(params)), tuple(jax.tree.leaves((eqx.filter(rest, eqx.is_array), memory)))
 
     @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -14,9 +13,9 @@ from optuna.trial import TrialState
 
 from jaxnet.data import Data, check_count
 from jaxnet.search import driver
+from jaxnet.search.adaptive import allowed_trial
 from jaxnet.search.analysis import value_names
 from jaxnet.search.result import SearchResult
-from jaxnet.search.samplers import REJECTIONS
 from jaxnet.search.schedules import Rung, Schedule
 from jaxnet.search.space import Distribution, Space
 
@@ -170,15 +169,10 @@ class _Live:
             callback(self.study, frozen)
 
     def _propose(self) -> dict[str, Any]:
-        for _ in range(REJECTIONS):
-            trial = self.study.ask()
-            configuration = self.space.resolve(functools.partial(self._suggest, trial))
-            if self.space.allows(configuration):
-                self.trials.append(trial)
-                self.reported.append(0)
-                return configuration
-            self.study.tell(trial, state=TrialState.FAIL)
-        raise ValueError(f"where= of the space turned down {REJECTIONS} proposals one after the other; try a wider one")
+        trial, configuration = allowed_trial(self.study, self.space, self.study.ask, self._suggest)
+        self.trials.append(trial)
+        self.reported.append(0)
+        return configuration
 
     def _suggest(self, trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
         if distribution.count == 1:

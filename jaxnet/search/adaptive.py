@@ -195,16 +195,14 @@ class _Study:
         self.numbers = list(range(len(self.numbers)))
 
     def _propose(self) -> dict[str, Any]:
-        for _ in range(REJECTIONS):
+        def ask():
             if self.waiting:
                 self.study.enqueue_trial(self.waiting.pop(0))
-            trial = self.study.ask()
-            configuration = self.space.resolve(functools.partial(self._suggest, trial))
-            if self.space.allows(configuration):
-                self.numbers.append(trial.number)
-                return configuration
-            self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
-        raise ValueError(f"where= of the space turned down {REJECTIONS} proposals one after the other; try a wider one")
+            return self.study.ask()
+
+        trial, configuration = allowed_trial(self.study, self.space, ask, self._suggest)
+        self.numbers.append(trial.number)
+        return configuration
 
     def _suggest(self, trial: Any, name: str, distribution: Distribution) -> Any:
         if distribution.count == 1:
@@ -216,6 +214,28 @@ class _Study:
             return distribution.value((trial.suggest_categorical(name, range(count)) + 0.5) / count)
         suggest = trial.suggest_float if distribution.kind == "float" else trial.suggest_int
         return suggest(name, *distribution.bounds, log=distribution.log)
+
+
+def allowed_trial(
+    study: Any, space: Space, ask: Callable[[], Any], suggest: Callable[[Any, str, Distribution], Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The next trial of an Optuna study that ``where=`` of the space allows, and its configuration.
+
+    Args:
+      ask: the study's next trial. suggest: the value of an entry, of the trial, the entry's name and distribution.
+
+    Raises:
+      ValueError: after ``REJECTIONS`` trials that aren't allowed; those have failed.
+    """
+    from optuna.trial import TrialState
+
+    for _ in range(REJECTIONS):
+        trial = ask()
+        configuration = space.resolve(functools.partial(suggest, trial))
+        if space.allows(configuration):
+            return trial, configuration
+        study.tell(trial, state=TrialState.FAIL)
+    raise ValueError(f"where= of the space turned down {REJECTIONS} proposals one after the other; try a wider one")
 
 
 def quiet_study(*, maximize: bool = False, **options: Any) -> Any:

@@ -255,10 +255,8 @@ class _Setup:
         self.trials = len(self.configurations) if trials is None else trials
         if not self.trials:
             raise ValueError("the sampler proposed no configuration")
-        self.batch_size = None  # of all trials, where train is a stream
+        self.batch_size = self._batch_size([*self.configurations, *self._fill()])
         if self.make_trial is not None and self.train is not None:
-            streamed = isinstance(self.train, Stream)
-            self.batch_size = self._batch_size([*self.configurations, *self._fill()]) if streamed else None
             self.program = supervised(
                 self.make_trial, self.train, self.validation, order_key=self.keys.order, shuffle=self.shuffle,
                 batch_size=self.batch_size,

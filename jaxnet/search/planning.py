@@ -344,6 +344,11 @@ def free_memory(devices: Devices) -> int:
 
 
 def in_bytes(n: float) -> str:
+    """A number of bytes for people.
+
+    >>> in_bytes(512), in_bytes(3 * 2**20)
+    ('512 B', '3 MiB')
+    """
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
             return f"{n:.0f} {unit}"
