@@ -1,11 +1,12 @@
 # make search: a random search over MNIST networks.   make test: lint, types, tests, every experiment with --quick.
+# make docs: the documentation, into runs/docs; its tests are among the tests.
 # Each makes its own .venv when there is none and installs what it needs; nothing else is wanted but Python 3.11+.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 SEARCH_FLAGS ?=
 
-.PHONY: search test lint types experiments-quick clean
+.PHONY: search test lint types experiments-quick docs clean
 
 search: .venv/installed-experiments
 	$(BIN)/python -m experiments.mnist_random_search $(SEARCH_FLAGS)
@@ -33,6 +34,9 @@ experiments-quick: .venv/installed-test
 	$(BIN)/python -m experiments.benchmarks.mlp_sweep --quick --output runs/quick/benchmarks
 	$(BIN)/python -m experiments.benchmarks.layers --quick --output runs/quick/benchmarks
 	$(BIN)/python -m experiments.benchmarks.search --quick --output runs/quick/benchmarks
+
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet docs runs/docs
 
 # A file inside .venv remembers which extra was installed; it is made anew when the dependencies change.
 .venv/installed-%: pyproject.toml
