@@ -1,0 +1,160 @@
+"""What the API pages and links to them are made with: a directive ``api``, and inline code that becomes a link.
+
+``.. api::`` takes public names, one a line. It gives a table of their first lines, then each name's docstring.
+Inline code that names something of the API (``jn.fit``, ``result.plot``, ``Trial(loss_limit=)``, and in a docstring also
+the bare ``fit``) links to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from importlib import import_module
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import GoogleDocstring
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
+
+import jaxnet
+
+OBJECTS = {"jn": "jaxnet", "result": "jaxnet.search.SearchResult", "space": "jaxnet.Space"}  # what pages call things
+
+
+def found(name: str) -> Any:
+    """The object of a dotted name, or None."""
+    parts = name.split(".")
+    for place in range(1, len(parts) + 1):  # what is an attribute of a package may hide its module of the same name
+        try:
+            return functools.reduce(getattr, parts[place:], import_module(".".join(parts[:place])))
+        except AttributeError:
+            continue
+        except ImportError:
+            return None
+    return None
+
+
+def doc(name: str) -> str:
+    """The docstring of a name; of a layer that isn't made by a function the string below it."""
+    value = found(name)
+    if not isinstance(value, jaxnet.Layer):
+        return inspect.getdoc(value) or ""
+    attributes = ModuleAnalyzer.for_module(value.init.__module__).find_attr_docs()
+    return "\n".join(attributes["", name.rpartition(".")[2]])
+
+
+class Api(SphinxDirective):
+    """Public names, one a line: a table of their first lines where they are several, then what each is."""
+
+    has_content = True
+
+    def run(self):
+        names = list(self.content)
+        lines = [".. list-table::", "   :widths: auto", ""] if len(names) > 1 else []
+        for name in names if lines else ():
+            first = " ".join(doc(name).split("\n\n")[0].split())
+            lines += [f"   * - :py:obj:`~{name}`", f"     - {first}"]
+        lines.append("")
+        for name in names:
+            value = found(name)
+            if value is None:
+                raise self.error(f"there is no {name}")
+            if inspect.isclass(value):
+                lines += [f".. autoclass:: {name}", "   :members:", f"   :exclude-members: {self.hidden(value)}", ""]
+            elif callable(value):
+                lines += [f".. autofunction:: {name}", ""]
+            else:
+                lines += [f".. py:data:: {name}", f"   :type: {type(value).__name__}", ""]
+                lines += [f"   {line}" for line in GoogleDocstring(doc(name), self.config).lines()] + [""]
+        node = nodes.container()
+        self.state.nested_parse(StringList(lines, self.get_source_info()[0]), self.content_offset, node)
+        return node.children
+
+    @staticmethod
+    def hidden(value: Any) -> str:
+        """Members that say nothing beside the class's own text: fields, which it describes, and what pytrees need."""
+        fields = {*getattr(value, "_fields", ()), *getattr(value, "__dataclass_fields__", ())}
+        return ", ".join(sorted(fields | {"tree_flatten_with_keys", "tree_unflatten"}))
+
+
+class Links(SphinxPostTransform):
+    """Inline code that names something of the API becomes a link to it."""
+
+    default_priority = 9  # before links are resolved
+
+    def run(self, **options: Any) -> None:
+        for literal in list(self.document.findall(nodes.literal)):
+            parent = literal.parent
+            if isinstance(parent, (nodes.reference, addnodes.pending_xref, nodes.title)) or "xref" in literal["classes"]:
+                continue
+            target = self.target(literal)
+            if target is None:
+                continue
+            entry = self.env.domains.python_domain.objects[target]
+            link = make_refnode(
+                self.app.builder, self.env.docname, entry.docname, entry.node_id, literal.deepcopy(), target
+            )
+            parent.replace(literal, link)
+
+    def target(self, literal: nodes.literal) -> str | None:
+        """The documented name that inline code means, or None."""
+        match = re.fullmatch(r"([A-Za-z_][\w.]*\w)(\(.*\))?", literal.astext())
+        if match is None:
+            return None
+        first, *rest = match[1].split(".")
+        described = literal
+        while described is not None and not isinstance(described, addnodes.desc):
+            described = described.parent
+        if first in OBJECTS and rest:
+            name = ".".join([OBJECTS[first], *rest])
+        elif described is not None or match[2] and first[0].isupper():
+            signature = next(iter(described.findall(addnodes.desc_signature)), None) if described else None
+            arguments = [] if signature is None else [p.astext() for p in signature.findall(addnodes.desc_sig_name)]
+            if match[1] in arguments or (signature is not None and signature.get("fullname", "").endswith(match[1])):
+                return None
+            name = f"jaxnet.{match[1]}"
+        else:
+            return None
+        return documented(self.env).get(key(found(name)))
+
+
+def one_a_line(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings have short entries side by side (``x: an array. key: a PRNG key.``); here each gets its line."""
+    try:
+        names = [*inspect.signature(value).parameters]
+    except (TypeError, ValueError):
+        names = []
+    entry = rf"(?:{'|'.join(names)}|\w+Error)" if names else r"\w+Error"
+    text = "\n".join(lines)
+    for section in re.findall(r"^(?:Args|Raises|Attributes):\n(?:  .*(?:\n|$)|\n(?=  ))+", text, re.M):
+        text = text.replace(section, re.sub(rf"(?<=[.;])\s+(?={entry}(?:, {entry})*: )", "\n  ", section))
+    lines[:] = text.split("\n")
+
+
+def key(value: Any) -> Any:
+    """What is the same for all names of one object."""
+    return None if value is None or inspect.ismodule(value) else id(value)
+
+
+def documented(environment: Any) -> dict[Any, str]:
+    """By object the name under which it is documented."""
+    known = getattr(environment, "jaxnet_documented", None)
+    if known is None:
+        known = {key(found(name)): name for name in environment.domains.python_domain.objects}
+        known.pop(None, None)
+        environment.jaxnet_documented = known
+    return known
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("api", Api)
+    app.add_post_transform(Links)
+    app.connect("autodoc-process-docstring", one_a_line, priority=100)  # before napoleon reads them
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
