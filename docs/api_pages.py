@@ -1,8 +1,8 @@
 """What the API pages and links to them are made with: a directive ``api``, and inline code that becomes a link.
 
 ``.. api::`` takes public names, one a line. It gives a table of their first lines, then each name's docstring.
-Inline code that names something of the API (``jn.fit``, ``result.plot``, ``Trial(loss_limit=)``, and in a docstring also
-the bare ``fit``) links to it.
+Inline code that names something of the API (``jn.fit``, ``result.plot``, ``Trial(loss_limit=)``, and in a docstring
+also the bare ``fit``) links to it. ``.. help:: search`` is what that command's ``--help`` prints.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -22,8 +23,10 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
+from typer.testing import CliRunner
 
 import jaxnet
+from jaxnet.cli import app
 
 OBJECTS = {"jn": "jaxnet", "result": "jaxnet.search.SearchResult", "space": "jaxnet.Space"}  # what pages call things
 
@@ -92,7 +95,10 @@ class Links(SphinxPostTransform):
     def run(self, **options: Any) -> None:
         for literal in list(self.document.findall(nodes.literal)):
             parent = literal.parent
-            if isinstance(parent, (nodes.reference, addnodes.pending_xref, nodes.title)) or "xref" in literal["classes"]:
+            if (
+                isinstance(parent, (nodes.reference, addnodes.pending_xref, nodes.title))
+                or "xref" in literal["classes"]
+            ):
                 continue
             target = self.target(literal)
             if target is None:
@@ -106,26 +112,34 @@ class Links(SphinxPostTransform):
     def target(self, literal: nodes.literal) -> str | None:
         """The documented name that inline code means, or None."""
         match = re.fullmatch(r"([A-Za-z_][\w.]*\w)(\(.*\))?", literal.astext())
-        if match is None:
+        if match is None or str(literal.previous_sibling() or "").endswith("extra "):  # of those that pip installs
             return None
         first, *rest = match[1].split(".")
-        described = literal
-        while described is not None and not isinstance(described, addnodes.desc):
-            described = described.parent
         if first in OBJECTS and rest:
-            name = ".".join([OBJECTS[first], *rest])
-        elif described is not None or match[2] and first[0].isupper():
-            signature = next(iter(described.findall(addnodes.desc_signature)), None) if described else None
-            arguments = [] if signature is None else [p.astext() for p in signature.findall(addnodes.desc_sig_name)]
-            if match[1] in arguments or (signature is not None and signature.get("fullname", "").endswith(match[1])):
+            names = [".".join([OBJECTS[first], *rest])]
+        elif described := list(enclosing(literal)):
+            arguments = {node.astext() for node in described[0].findall(addnodes.desc_sig_name)}
+            scopes = [f"{signature['module']}.{signature['fullname']}" for signature in described]
+            if match[1] in arguments or scopes[0].endswith(f".{match[1]}"):
                 return None
-            name = f"jaxnet.{match[1]}"
+            # As Python looks for it: beside it in its class, in its module, then in jaxnet.
+            modules = [scope for name in scopes for scope in (name, name.rpartition(".")[0])]
+            names = [f"{scope}.{match[1]}" for scope in [*modules, "jaxnet"]]
         else:
-            return None
-        return documented(self.env).get(key(found(name)))
+            names = [f"jaxnet.{match[1]}"] if match[2] and first[0].isupper() else []
+        known = documented(self.env)
+        return next((known[key(value)] for value in map(found, names) if key(value) in known), None)
 
 
-def one_a_line(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+def enclosing(node: nodes.Node) -> Iterator[addnodes.desc_signature]:
+    """The signatures under which a node stands, the innermost first."""
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, addnodes.desc) and node["domain"] == "py":
+            yield next(iter(node.findall(addnodes.desc_signature)))
+
+
+def one_a_line(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Docstrings have short entries side by side (``x: an array. key: a PRNG key.``); here each gets its line."""
     try:
         names = [*inspect.signature(value).parameters]
@@ -136,6 +150,22 @@ def one_a_line(app: Sphinx, what: str, name: str, value: Any, options: Any, line
     for section in re.findall(r"^(?:Args|Raises|Attributes):\n(?:  .*(?:\n|$)|\n(?=  ))+", text, re.M):
         text = text.replace(section, re.sub(rf"(?<=[.;])\s+(?={entry}(?:, {entry})*: )", "\n  ", section))
     lines[:] = text.split("\n")
+
+
+def with_defaults(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: Any):
+    """A default that is made anew each time isn't Python, which Sphinx would then not read at all."""
+    return signature and signature.replace("<factory>", "..."), returns
+
+
+class Help(SphinxDirective):
+    """What ``python -m jaxnet COMMAND --help`` prints."""
+
+    has_content = True
+
+    def run(self):
+        name = self.content[0].strip()
+        says = CliRunner().invoke(app, [name, "--help"], prog_name="python -m jaxnet", catch_exceptions=False).output
+        return [nodes.literal_block(says, says, language="none")]
 
 
 def key(value: Any) -> Any:
@@ -153,8 +183,10 @@ def documented(environment: Any) -> dict[Any, str]:
     return known
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_directive("api", Api)
-    app.add_post_transform(Links)
-    app.connect("autodoc-process-docstring", one_a_line, priority=100)  # before napoleon reads them
+def setup(sphinx: Sphinx) -> dict[str, Any]:
+    sphinx.add_directive("api", Api)
+    sphinx.add_directive("help", Help)
+    sphinx.add_post_transform(Links)
+    sphinx.connect("autodoc-process-docstring", one_a_line, priority=100)  # before napoleon reads them
+    sphinx.connect("autodoc-process-signature", with_defaults)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

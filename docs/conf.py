@@ -9,17 +9,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 project, author = "jaxnet", "the jaxnet authors"
 version = release = jaxnet.__version__
+html_use_index = False  # the search finds names as well
 html_title = f"jaxnet {version}"
 html_theme = "furo"
 html_static_path, html_css_files = ["static"], ["wide.css"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "api_pages"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
