@@ -5,7 +5,15 @@ import sys
 
 import jaxnet
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+
+def setup(sphinx):
+    from docs.figures import draw
+
+    draw(HERE / "figures")
+
 
 project, author = "jaxnet", "the jaxnet authors"
 version = release = jaxnet.__version__
