@@ -24,6 +24,9 @@ CPU_CACHE = 2**20  # bytes of lanes in one program that stay in the cache of a c
 # of a LeNet or an LSTM took 1.04 and 1.09 of the time of one after the other, sixteen of a narrow MLP a quarter.
 CPU_STEP = 24 * 2**20
 MOST_BLOCKS = 48  # candidates for where to cut a sorted list of trials
+UNKNOWN = (  # what JAX raises where a traced value is asked for
+    jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(eq=False)
@@ -187,6 +190,12 @@ def make_plan(
             check(configurations[members[0]])
             model = CostModel(program, static, floats, ranges, feed)
         except Exception as error:
+            if isinstance(error, UNKNOWN) and (floats or sizes):
+                error.add_note(
+                    f"Of {', '.join(floats + sizes)} the values aren't known while a program for many lanes is traced. "
+                    f"Where Python asks for one (if, range, a shape), also inside another library's layer, declare it "
+                    f"static, which compiles a program for each value: jn.choice(..., static=True)"
+                )
             errors.append(error)
             failed |= dict.fromkeys(members, message(error))
             continue
@@ -201,8 +210,9 @@ def make_plan(
 
 
 def message(error: Exception) -> str:
-    """An error as it stands in a table."""
-    return f"{type(error).__name__}: {error}"
+    """An error as it stands in a table, with its notes, but for JAX's on the frames that it leaves out."""
+    notes = [note for note in getattr(error, "__notes__", []) if not note.startswith("---")]
+    return "\n".join([f"{type(error).__name__}: {error}", *notes])
 
 
 def _by_static(space: Space, configurations: Sequence[Mapping[str, Any]], ids: Sequence[int] | None):

@@ -39,6 +39,18 @@ def test_every_trial_is_in_one_group_that_can_hold_it():
     assert "100 trials of 3 units" in text and "padding" in text and "seed=a" in text and "MiB" in text
 
 
+def test_a_value_that_only_the_program_knows_is_asked_for():
+    def impatient(hp):
+        return trial(jn.hp(rate=0.1 if hp.rate > 0.01 else hp.rate, hidden=4))
+
+    space = jn.Space(rate=jn.log_uniform(1e-3, 1e-1), seed=jn.choice("a"))
+    with pytest.raises(jax.errors.TracerBoolConversionError, match="hp") as error:
+        jn.search.plan(impatient, space, (X, Y), (X, Y), trials=4, epochs=3, key=KEY)
+    assert "Of rate the values aren" in error.value.__notes__[-1]
+    message = planning.message(error.value)
+    assert message.endswith("jn.choice(..., static=True)") and "simplicity" not in message
+
+
 def test_cuts_cost_least_of_all_ways_to_cut(monkeypatch):
     """Against brute force, with a cost that is the padded width and a compilation that costs as much as 40 units."""
     monkeypatch.setattr(planning, "_rates", lambda: (1.0, float("inf"), 40.0))
