@@ -120,7 +120,7 @@ def structure(static: Mapping[str, Any], floats: list[str], sizes: list[str], bo
     traced: dict[str, Any] = dict.fromkeys(floats, number)
     for name, bound, least in zip(sizes, bounds, leasts, strict=True):
         traced[name] = Size(int(bound), integer, name, int(least))
-    return Hyperparameters({**static, **traced})
+    return Hyperparameters({**static, **traced}, frozenset(static))
 
 
 def _itemsize(dtype: Any) -> int:

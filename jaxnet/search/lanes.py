@@ -136,7 +136,7 @@ def concrete(
             least, bound = group_sizes[name]
             value = Size(bound, int(value), name, least)
         values[name] = value
-    return Hyperparameters(values)
+    return Hyperparameters(values, frozenset(name for name in values if space_kinds[name] == "static"))
 
 
 def _needed(compiled: tuple[Any, Any]) -> int:
@@ -427,7 +427,7 @@ class _Run:
                 values[name] = group.static[name]
             else:
                 values[name] = np.array(column, np.float32)
-        hp = Hyperparameters({name: values[name] for name in group.structure()})
+        hp = Hyperparameters({name: values[name] for name in group.structure()}, frozenset(group.static))
         chunk.arguments = *self.devices.put((hp, padded.astype(np.int32))), self.key
         if chunk.unit:
             self._fetch(group, chunk.ids.tolist())

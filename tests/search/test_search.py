@@ -72,6 +72,22 @@ def test_a_lane_equals_fit_of_the_same_trial(shuffle, result):
             np.testing.assert_allclose(searched.history[name][i], curve, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_a_float_that_is_static_is_a_number_of_python_in_the_trial(key):
+    """flax's Dropout, say, looks whether its rate is 0."""
+
+    def made(hp):
+        drop = jn.dropout(0.5) if hp.drop > 0.25 else jn.flatten
+        return jn.Trial(jn.serial(drop, jn.dense(hp.hidden), jn.dense(3)), jn.losses.softmax_cross_entropy,
+                        optax.sgd(hp.rate), batch_size=30)  # fmt: skip
+
+    drops = jn.choice(0.0, 0.5, static=True)
+    space = jn.Space(drop=drops, rate=jn.log_uniform(1e-2, 1e-1), hidden=jn.integers(2, 4))
+    result = jn.search.run(made, space, TRAIN, VALIDATION, trials=4, epochs=1, key=key, progress=False)
+    assert sorted(result.groups["compiled_in"]) == ["drop=0.0", "drop=0.5"]
+    for row in range(4):
+        assert result.network(row).params[1]["w"].shape == (5, result.table["hidden"][row])
+
+
 def test_a_trial_that_is_trained_again_alone_has_its_curves(result):
     for row in (result.best, 7):
         made = result.reproduce(row)
