@@ -6,12 +6,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 SEARCH_FLAGS ?=
 
-.PHONY: search test lint types experiments-quick docs clean
+.PHONY: search test lint types package experiments-quick docs clean
 
 search: .venv/installed-experiments
 	$(BIN)/python -m experiments.mnist_random_search $(SEARCH_FLAGS)
 
-test: lint types
+test: lint types package
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 	$(MAKE) --no-print-directory experiments-quick
 
@@ -21,6 +21,22 @@ lint: .venv/installed-test
 
 types: .venv/installed-test
 	$(BIN)/basedpyright
+
+# What is released, tried as it is installed: the wheel with the newest of what it needs, the sdist with the oldest that
+# pyproject.toml allows. The sdist has all that its tests want.
+RELEASE := runs/release
+package: .venv/installed-test
+	rm -rf $(RELEASE)
+	$(BIN)/uv build --quiet --out-dir $(RELEASE)
+	$(BIN)/twine check --strict $(RELEASE)/jaxnet-*
+	for venv in newest oldest; do $(BIN)/uv venv --quiet --python $(BIN)/python $(RELEASE)/$$venv || exit; done
+	$(BIN)/uv pip install --quiet --python $(RELEASE)/newest $(RELEASE)/jaxnet-*.whl
+	$(BIN)/uv pip install --quiet --python $(RELEASE)/oldest --resolution lowest-direct -r pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(RELEASE)/oldest --no-deps $(RELEASE)/jaxnet-*.tar.gz
+	printf '%s\n' newest oldest | xargs -P 2 -I VENV sh -c '$(RELEASE)/VENV/bin/python -I tests/smoke.py'
+	tar -xzf $(RELEASE)/jaxnet-*.tar.gz -C $(RELEASE)
+	cd $(RELEASE)/jaxnet-*/ && $(CURDIR)/$(BIN)/python -m pytest --collect-only -qq tests > ../tests.txt || \
+		{ tail -20 ../tests.txt; exit 1; }
 
 EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classical_filters backpropagation_by_hand \
 	logistic_regression mlp_mnist ten_configurations names grid_random_sobol_bayesian autoencoders \

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import inspect
 import json
@@ -32,11 +31,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
-import typer
+from jaxnet.hints import did_you_mean, needs
+
+with needs("cli"):
+    import typer
 
 if TYPE_CHECKING:
     from jaxnet.search import SearchResult
@@ -154,7 +156,7 @@ class Call:
         if not self.file.is_file():
             beside = [path.name for path in self.file.parent.glob("*.py")] if self.file.parent.is_dir() else []
             place = "" if self.file.parent.is_dir() else f", nor a folder {str(self.file.parent)!r}"
-            raise Refused(f"there is no file {file!r}{place}{_did_you_mean(self.file.name, beside)}")
+            raise Refused(f"there is no file {file!r}{place}{did_you_mean(self.file.name, beside)}")
         return dataclasses.replace(self, sampler=sampler, schedule=schedule)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
@@ -360,7 +362,7 @@ def report(
         try:
             _load(directory).report(path, title=call.target)
         except ImportError as error:
-            raise Refused(f'a report needs plotly ({error}): pip install "jaxnet[report]"') from error
+            raise Refused(f"a report: {error}") from error
         except OSError as error:
             raise Refused(f"{str(path)!r} can't be written: {error.strerror}") from error
         print(f"Wrote {path}")
@@ -531,7 +533,7 @@ def _read_call(directory: Path) -> Call:
         above = directory.absolute().parent
         beside = [found.parent.name for found in above.glob(f"*/{CALL}")] if above.is_dir() else []
         what = "is no folder of a search that had --directory" if directory.is_dir() else "isn't there"
-        raise Refused(f"{str(directory)!r} {what}{_did_you_mean(directory.name, beside)}")
+        raise Refused(f"{str(directory)!r} {what}{did_you_mean(directory.name, beside)}")
     try:
         return Call(**json.loads(path.read_bytes())["call"])
     except (ValueError, KeyError, TypeError) as error:
@@ -574,7 +576,7 @@ def _named(
     """
     file = _short(module.__file__)
     others = [key for key, value in vars(module).items() if not key.startswith("_") and (own or fits)(value)]
-    hint = _did_you_mean(name, others) + (f" (with {flag})" if others and flag.startswith("-") else "")
+    hint = did_you_mean(name, others) + (f" (with {flag})" if others and flag.startswith("-") else "")
     if not hasattr(module, name):
         raise Refused(f"{file} has no {name!r} ({wanted}){hint}")
     value = getattr(module, name)
@@ -600,22 +602,8 @@ def _is_own_data(value: Any) -> bool:
 def _known(what: str, given: str, names: Sequence[str]) -> str:
     name = given.lower().replace("-", "_")
     if name not in names:
-        raise Refused(f"there is no {what} {given!r}{_did_you_mean(given, names)}")
+        raise Refused(f"there is no {what} {given!r}{did_you_mean(given, names)}")
     return name
-
-
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence that proposes the closest name, else the first few that there are.
-
-    >>> _did_you_mean("trail", ["trial", "space"]), _did_you_mean("x", ["trial", "space"]), _did_you_mean("x", [])
-    (": did you mean 'trial'?", "; there are 'trial', 'space'", '')
-    """
-    names = list(names)
-    lower = {known.lower(): known for known in names}
-    if close := difflib.get_close_matches(name.lower(), lower, 1):
-        return f": did you mean {lower[close[0]]!r}?"
-    some = ", ".join(map(repr, names[:6])) + (", ..." if len(names) > 6 else "")
-    return f"; there {'is' if len(names) == 1 else 'are'} {some}" if names else ""
 
 
 def _short(path: str | os.PathLike) -> str:

@@ -339,6 +339,7 @@ def test_a_report_without_plotly_says_what_to_install(monkeypatch):
 
 def test_without_typer_the_command_line_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "jaxnet.cli", raising=False)
     with pytest.raises(SystemExit) as exit:
         __main__.main()
     said = capsys.readouterr().err

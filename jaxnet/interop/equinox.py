@@ -7,13 +7,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jaxnet.hints import needs
 from jaxnet.interop.networks import foreign
 from jaxnet.layer import Layer
+
+with needs("equinox"):
+    import equinox as eqx
 
 BATCH = "batch"  # the name of the axis that examples are mapped over, as in Equinox's documentation of BatchNorm
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import haiku as hk
 import jax.numpy as jnp
 
+from jaxnet.hints import needs
 from jaxnet.interop.networks import Flags, flags_of, foreign
 from jaxnet.layer import Layer, function_name
+
+with needs("haiku"):
+    import haiku as hk
 
 
 def layer(function: Callable[..., Any], *, flags: Flags | None = None) -> Layer:

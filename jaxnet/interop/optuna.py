@@ -8,16 +8,19 @@ from typing import Any
 
 import jax
 import numpy as np
-import optuna
-from optuna.trial import TrialState
 
 from jaxnet.data import Data, check_count
+from jaxnet.hints import needs
 from jaxnet.search import driver
 from jaxnet.search.adaptive import allowed_trial
 from jaxnet.search.analysis import value_names
 from jaxnet.search.result import SearchResult
 from jaxnet.search.schedules import Rung, Schedule
 from jaxnet.search.space import Distribution, Space
+
+with needs("optuna"):
+    import optuna
+    from optuna.trial import TrialState
 
 PLAIN = (type(None), bool, int, float, str)  # choices that a storage of Optuna keeps as they are
 

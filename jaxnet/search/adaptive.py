@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data import check_count
+from jaxnet.hints import needs
 from jaxnet.search.samplers import REJECTIONS, Sampler
 from jaxnet.search.space import Distribution, Space
 
@@ -108,10 +109,8 @@ class _Study:
     """
 
     def __init__(self, make: Callable[..., Any], space: Space, seed: int, batch: int):
-        try:
+        with needs("optuna"):
             import optuna
-        except ImportError as error:
-            raise ImportError('this sampler is Optuna\'s: pip install "jaxnet[optuna]"') from error
         self.optuna, self.make, self.space, self.seed, self.batch = optuna, make, space, seed, batch
         self.numbers: list[int] = []  # Optuna's, by trial id: it counts what where= turned down as well
         self.scores: dict[int, tuple[int, float]] = {}  # by trial id the units and the score then

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import gammaln
 
+from jaxnet.hints import needs
 from jaxnet.search.adaptive import quiet_study
 from jaxnet.search.space import Scale
 
@@ -82,8 +83,9 @@ def importances(result: SearchResult) -> dict[str, float]:
     >>> list(shares), 0.8 < shares["a"] < 0.97
     (['a', 'b'], True)
     """
-    import optuna
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    with needs("report"):
+        import optuna
+        from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     units = common_units(result)
     scores = result.curves[:, units - 1] if units else np.zeros(0)

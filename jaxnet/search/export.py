@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.checkpoint import replacing
+from jaxnet.hints import needs
 from jaxnet.search.adaptive import quiet_study
 from jaxnet.search.analysis import are_integers, category_places, value_names
 from jaxnet.search.space import Scale
@@ -57,9 +58,10 @@ def json_value(value: Any) -> Any:
 def write_tensorboard(result: SearchResult, folder: str | os.PathLike) -> None:
     """As ``SearchResult.to_tensorboard``."""
     # The writer of events without the thread and the queue around it, which cost a tenth of a second a trial.
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-    from tensorboardX.summary import hparams, scalar
+    with needs("report"):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import hparams, scalar
 
     folder, now = pathlib.Path(folder), time.time()
     if folder.exists() and any(folder.glob("trial-*")):
@@ -81,8 +83,9 @@ def write_tensorboard(result: SearchResult, folder: str | os.PathLike) -> None:
 
 def make_study(result: SearchResult, storage: Any, name: str | None) -> Any:
     """As ``SearchResult.to_optuna``."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-    from optuna.trial import TrialState, create_trial
+    with needs("report"):
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+        from optuna.trial import TrialState, create_trial
 
     distributions: dict[str, Any] = {}
     for hyperparameter, scale in result.scales.items():

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from jaxnet.hints import needs
 from jaxnet.search.analysis import best_of, best_so_far, category_places, log_axis, numbers, score_name, value_names
+
+with needs("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 if TYPE_CHECKING:
     from jaxnet.search.result import SearchResult

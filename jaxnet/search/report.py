@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxnet.checkpoint import replacing
+from jaxnet.hints import needs
 from jaxnet.search.analysis import (
     are_integers,
     best_of,
@@ -59,7 +60,8 @@ style-src 'unsafe-inline'; script-src 'unsafe-eval' {hashes}">
 
 def write_report(result: SearchResult, path: str | os.PathLike, title: str) -> None:
     """As ``SearchResult.report``."""
-    from plotly.offline import get_plotlyjs
+    with needs("report"):
+        from plotly.offline import get_plotlyjs
 
     from jaxnet import __version__  # when it is used: that module imports this one
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxnet.checkpoint import as_trees, by_path, read_arrays, replacing, write_arrays
+from jaxnet.hints import needs
 from jaxnet.layer import Layer, Spec
 from jaxnet.ops.parameters import parameter_masks, unpad
 from jaxnet.search.lanes import Measured, concrete
@@ -216,7 +217,8 @@ class SearchResult:
 
     def to_pandas(self) -> Any:
         """The table as a pandas ``DataFrame`` (the extra ``report`` installs pandas)."""
-        import pandas
+        with needs("report"):
+            import pandas
 
         return pandas.DataFrame(self.table)
 
