@@ -5,7 +5,9 @@ The table of contents: every public name, by topic.
 
 import gc as _gc
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING, Any as _Any
+from typing import TYPE_CHECKING
+
+from jaxnet.hints import no_attribute as _no_attribute
 
 # Importing jax leaves Python just short of a full collection, which walks through all of it and finds nothing: twice
 # what importing jaxnet takes. It is not to fall in here.
@@ -113,6 +115,15 @@ if TYPE_CHECKING:
     from jaxnet.search.space import log_integers as log_integers
     from jaxnet.search.space import log_uniform as log_uniform
     from jaxnet.search.space import uniform as uniform
+else:
+
+    def __getattr__(name: str):
+        if name not in _SEARCH:
+            raise _no_attribute("jaxnet", name, __dir__())
+        module = _import_module("jaxnet.search" + _SEARCH[name])
+        globals()[name] = value = module if name == "search" else getattr(module, name)
+        return value
+
 
 _SEARCH = {"search": "", "random_search": ".driver"} | dict.fromkeys(
     ("Space", "choice", "hp", "integers", "log_integers", "log_uniform", "uniform"), ".space"
@@ -123,14 +134,6 @@ __version__ = "0.1.0"
 if _collecting:
     _gc.collect(0)
     _gc.enable()
-
-
-def __getattr__(name: str) -> _Any:
-    if name not in _SEARCH:
-        raise AttributeError(f"module 'jaxnet' has no attribute {name!r}")
-    module = _import_module("jaxnet.search" + _SEARCH[name])
-    globals()[name] = value = module if name == "search" else getattr(module, name)
-    return value
 
 
 def __dir__() -> list[str]:

@@ -134,7 +134,7 @@ class Call:
 
         >>> Call("mine.py:trial", "/", epochs=9, schedule="hyper-band").checked()
         Traceback (most recent call last):
-        jaxnet.cli.Refused: there is no schedule 'hyper-band': did you mean 'hyperband'?
+        jaxnet.cli.Refused: there is no schedule 'hyper-band'; did you mean 'hyperband'?
         """
         sampler, schedule = (_known(*given) for given in (("sampler", self.sampler, SAMPLERS),
                                                           ("schedule", self.schedule, SCHEDULES)))  # fmt: skip
@@ -156,7 +156,7 @@ class Call:
         if not self.file.is_file():
             beside = [path.name for path in self.file.parent.glob("*.py")] if self.file.parent.is_dir() else []
             place = "" if self.file.parent.is_dir() else f", nor a folder {str(self.file.parent)!r}"
-            raise Refused(f"there is no file {file!r}{place}{did_you_mean(self.file.name, beside)}")
+            raise Refused(f"there is no file {file!r}{place}{did_you_mean(self.file.name, beside, some=True)}")
         return dataclasses.replace(self, sampler=sampler, schedule=schedule)
 
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
@@ -533,7 +533,7 @@ def _read_call(directory: Path) -> Call:
         above = directory.absolute().parent
         beside = [found.parent.name for found in above.glob(f"*/{CALL}")] if above.is_dir() else []
         what = "is no folder of a search that had --directory" if directory.is_dir() else "isn't there"
-        raise Refused(f"{str(directory)!r} {what}{did_you_mean(directory.name, beside)}")
+        raise Refused(f"{str(directory)!r} {what}{did_you_mean(directory.name, beside, some=True)}")
     try:
         return Call(**json.loads(path.read_bytes())["call"])
     except (ValueError, KeyError, TypeError) as error:
@@ -576,7 +576,7 @@ def _named(
     """
     file = _short(module.__file__)
     others = [key for key, value in vars(module).items() if not key.startswith("_") and (own or fits)(value)]
-    hint = did_you_mean(name, others) + (f" (with {flag})" if others and flag.startswith("-") else "")
+    hint = did_you_mean(name, others, some=True) + (f" (with {flag})" if others and flag.startswith("-") else "")
     if not hasattr(module, name):
         raise Refused(f"{file} has no {name!r} ({wanted}){hint}")
     value = getattr(module, name)
@@ -602,7 +602,7 @@ def _is_own_data(value: Any) -> bool:
 def _known(what: str, given: str, names: Sequence[str]) -> str:
     name = given.lower().replace("-", "_")
     if name not in names:
-        raise Refused(f"there is no {what} {given!r}{did_you_mean(given, names)}")
+        raise Refused(f"there is no {what} {given!r}{did_you_mean(given, names, some=True)}")
     return name
 
 

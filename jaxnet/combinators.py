@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Spec, as_spec, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.layers.recurrent import split_spec
@@ -95,8 +96,11 @@ def parallel(*branches: Any, merge: str | Callable[..., Any] = "concat", **named
     children = Children("parallel", branches, named)
     if not len(children):
         raise TypeError("parallel: needs at least one branch, such as parallel(jn.dense(3), jn.dense(4))")
-    if not callable(merge) and merge not in ("sum", "product", "concat"):
-        raise TypeError(f"parallel: merge must be 'sum', 'product', 'concat' or a function, got {merge!r}")
+    if not callable(merge) and merge not in (known := ("sum", "product", "concat")):
+        raise TypeError(
+            f"parallel: merge must be 'sum', 'product', 'concat' or a function, got {merge!r}"
+            f"{did_you_mean(merge, known)}"
+        )
     return _merged(children, merge)
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnet.hints import propose_attributes
 from jaxnet.sequence import Sequence
 
 Loss = Callable[[Any, Any], jax.Array]
@@ -358,3 +359,6 @@ def _same_shape(name: str, outputs: Any, targets: Any) -> None:
 
 def _mean_per_example(losses: jax.Array) -> jax.Array:
     return losses.mean(axis=tuple(range(1, losses.ndim)))
+
+
+propose_attributes(__name__)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnet.hints import propose_attributes
 from jaxnet.losses import _are_labels, _mean_per_example, of_steps
 
 
@@ -110,3 +111,6 @@ def confusion_matrix(outputs: jax.Array, targets: jax.Array, classes: int) -> ja
     known = (targets >= 0) & (targets < classes) & (predicted >= 0) & (predicted < classes)
     cells = jnp.where(known, targets * classes + predicted, classes**2).astype(jnp.int32)
     return jnp.bincount(cells.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes).astype(jnp.int32)
+
+
+propose_attributes(__name__)

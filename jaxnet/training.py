@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, input_spec
+from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.losses import check_labels, label_uses
@@ -192,7 +193,7 @@ def fit(
     examples = batch_count(train), None if validation is None else batch_count(validation)
     init, advance = _compiled(trial, input_spec(shapes_of(train)[0]), *examples, shuffle)
     feed = parts_feeder(train, validation, keys.order, shuffle, int(trial.batch_size), EVALUATION_BATCH)
-    carry, curve, measures = init(keys.init(trial_id)), {}, {}
+    carry, curve, measures = init(keys.init(trial_id)), Named[np.ndarray](), {}
     for epoch in range(epochs):
         unit_key, parts = keys.unit(trial_id, epoch), Parts.of(feed(epoch))
         carry, measures = run_parts(
@@ -352,8 +353,8 @@ def supervised(
 
 def _functions(make_trial, spec, examples: int, validation_examples: int | None, shuffle: str):
     """``init``, ``advance``, ``evaluate`` of one trial; pure, and independent of the data."""
-    if shuffle not in ("shared", "own"):
-        raise ValueError(f'shuffle must be "shared" or "own", got {shuffle!r}')
+    if shuffle not in (known := ("shared", "own")):
+        raise ValueError(f'shuffle must be "shared" or "own", got {shuffle!r}{did_you_mean(shuffle, known)}')
 
     def init(hp, key):
         trial = make_trial(hp)
@@ -562,7 +563,9 @@ def _where(condition: jax.Array, yes: Any, no: Any) -> Any:
 
 def _measure(curve: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if name not in curve:
-        raise ValueError(f"there is no measure {name!r} to stop by; the curve has {sorted(curve)}")
+        raise ValueError(
+            f"there is no measure {name!r} to stop by; the curve has {sorted(curve)}{did_you_mean(name, curve)}"
+        )
     return curve[name]
 
 

@@ -183,21 +183,21 @@ RIGHT = ("--trials", "3", "--epochs", "1")
     "arguments, message",
     [
         (("mine.py", *RIGHT), "expected FILE.py:NAME, a file and a trial function in it, got 'mine.py'; try mine.py:t"),
-        (("mien.py:trial", *RIGHT), "there is no file 'mien.py': did you mean 'mine.py'"),
+        (("mien.py:trial", *RIGHT), "there is no file 'mien.py'; did you mean 'mine.py'"),
         (("no/mine.py:trial", *RIGHT), "there is no file 'no/mine.py', nor a folder"),
-        (("mine.py:trail", *RIGHT), r"mine.py has no 'trail' \(a function from .*\): did you mean 'trial'\?"),
+        (("mine.py:trail", *RIGHT), r"mine.py has no 'trail' \(a function from .*\); did you mean 'trial'\?"),
         (("mine.py:space", *RIGHT), "'space' in mine.py is of type Space, not a function from hyperparameters"),
-        (("mine.py:trial", *RIGHT, "--space", "strat"), r"no 'strat' \(a jn.Space\): did you mean 'START'\?"),
+        (("mine.py:trial", *RIGHT, "--space", "strat"), r"no 'strat' \(a jn.Space\); did you mean 'START'\?"),
         (("mine.py:trial", *RIGHT, "--space", "a_dict"), "'a_dict' in mine.py is of type dict, not a jn.Space; there"),
-        (("mine.py:trial", *RIGHT, "--train", "pairs"), r"no 'pairs' .*: did you mean 'pair'\? \(with --train\)"),
+        (("mine.py:trial", *RIGHT, "--train", "pairs"), r"no 'pairs' .*; did you mean 'pair'\? \(with --train\)"),
         (("mine.py:trial", *RIGHT, "--train", "broken"), r"mine.py, line \d+, in broken: OSError: no data today"),
         (("mine.py:falling", *RIGHT, "--space", "START", "--train", "pair"), "brings its own data; leave --train out"),
         (("mine.py:misspelt", *RIGHT), r"mine.py, line \d+, in misspelt: AttributeError: .*'hiden'; the space has"),
         (("syntax.py:trial", *RIGHT), r"syntax.py, line 2: SyntaxError: '\(' was never closed"),
         (("imports.py:trial", *RIGHT), "imports.py, line 1: ModuleNotFoundError: No module named 'nump'"),
         (("mine.py:trial", "--epochs", "1"), "--trials is missing: .*, such as --trials 64"),
-        (("mine.py:trial", *RIGHT, "--sampler", "bayes"), "there is no sampler 'bayes': did you mean 'bayesian'"),
-        (("mine.py:trial", *RIGHT, "--schedule", "hyper"), "there is no schedule 'hyper': did you mean 'hyperband'"),
+        (("mine.py:trial", *RIGHT, "--sampler", "bayes"), "there is no sampler 'bayes'; did you mean 'bayesian'"),
+        (("mine.py:trial", *RIGHT, "--schedule", "hyper"), "there is no schedule 'hyper'; did you mean 'hyperband'"),
         (("mine.py:trial", *RIGHT, "--schedule", "hyperband"), "follows from --epochs and --eta; leave --trials out"),
         (("mine.py:trial", *RIGHT, "--eta", "3"), "--eta goes with --schedule successive_halving or hyperband"),
         (("mine.py:trial", *RIGHT, "--points", "3"), "--points goes with --sampler grid, not with random"),
@@ -268,7 +268,7 @@ def test_a_folder_of_another_search_is_refused_with_what_differs(folder):
 
 def test_a_folder_that_is_not_there_gets_the_names_of_those_that_are(folder):
     call(*PROGRAM, "--trials", 2, "--epochs", 2, "--directory", "runs/first")
-    assert "'runs/frist' isn't there: did you mean 'first'?" in call("report", "runs/frist", code=2)[1]
+    assert "'runs/frist' isn't there; did you mean 'first'?" in call("report", "runs/frist", code=2)[1]
 
 
 def test_a_changed_trial_function_is_refused_and_the_journal_stays(folder, monkeypatch):

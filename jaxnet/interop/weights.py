@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Spec
 
 Arrays = dict[str, np.ndarray]
@@ -54,12 +55,18 @@ def place(
     for path, converter in mapping.items():
         before = f"{path}." if path else ""
         if not any(name.startswith(before) for name in wanted[0]):
-            raise ValueError(f"the network has no layer {path!r} with parameters; it has {_layers(wanted[0])}")
+            raise ValueError(
+                f"the network has no layer {path!r} with parameters; it has {_layers(wanted[0])}"
+                f"{did_you_mean(path, _layers(wanted[0]))}"
+            )
 
         def take(name: str, path: str = path) -> np.ndarray:
             if name not in source:
                 near = [other for other in source if other.split(".")[0] == name.split(".")[0]] or list(source)
-                raise ValueError(f"layer {path!r}: there is no {name!r} among the weights; there are {near}")
+                raise ValueError(
+                    f"layer {path!r}: there is no {name!r} among the weights; there are {near}"
+                    f"{did_you_mean(name, near)}"
+                )
             used.add(name)
             return _as_numpy(source[name])
 

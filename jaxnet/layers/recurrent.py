@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
@@ -260,8 +261,11 @@ def _recurrent(
     """A cell as a layer, by a scan over time or, for "step", as it is."""
     name, one_step, cell = kind.name, returns == "step", kind.cell(())
     check_features(name, units, "units")
-    if returns not in get_args(Returns):
-        raise ValueError(f"{name}: returns must be one of {', '.join(map(repr, get_args(Returns)))}, got {returns!r}")
+    if returns not in (known := get_args(Returns)):
+        raise ValueError(
+            f"{name}: returns must be one of {', '.join(map(repr, known))}, got {returns!r}"
+            f"{did_you_mean(returns, known)}"
+        )
     if one_step and reverse:
         raise ValueError(f'{name}: a single step has no direction; leave out reverse, or returns="step"')
     if isinstance(recurrent_dropout, (int, float)) and not 0 <= recurrent_dropout < 1:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.ops.windows import Pairs, integers
 
@@ -145,7 +146,8 @@ def pad(widths: int | tuple[int | tuple[int, int], ...], *, mode: str = "zeros")
     [3, 2, 1, 2, 3, 2]
     """
     if mode not in _MODES:
-        raise ValueError(f"pad: mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}")
+        hint = did_you_mean(mode, _MODES)
+        raise ValueError(f"pad: mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}{hint}")
     pairs_of = _widths("pad", widths)
 
     def out_spec(spec):
@@ -212,8 +214,8 @@ def upsample(scale: int | tuple[int, ...], *, method: str = "nearest") -> Layer:
     >>> layer.apply((), (), jnp.array([[[0.0], [4.0]]]))[0].ravel().tolist()
     [0.0, 1.0, 3.0, 4.0]
     """
-    if method not in ("nearest", "linear"):
-        raise ValueError(f"upsample: method must be 'nearest' or 'linear', got {method!r}")
+    if method not in (known := ("nearest", "linear")):
+        raise ValueError(f"upsample: method must be 'nearest' or 'linear', got {method!r}{did_you_mean(method, known)}")
     if not isinstance(scale, (tuple, list)):
         integers("upsample", "scale", scale, 1)
     scales_of = _for_each_axis(scale, lambda axes: integers("upsample", "scale", scale, axes))

@@ -10,3 +10,7 @@ from jaxnet.models.vae import negative_elbo as negative_elbo
 from jaxnet.models.vae import variational_autoencoder as variational_autoencoder
 from jaxnet.models.gan import dcgan_discriminator as dcgan_discriminator
 from jaxnet.models.gan import dcgan_generator as dcgan_generator
+
+from jaxnet.hints import propose_attributes as _propose_attributes
+
+_propose_attributes(__name__)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.combinators import repeat, residual, serial
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features
 from jaxnet.layers.convolution import conv
 from jaxnet.layers.dense import dense
@@ -54,8 +55,9 @@ def resnet(depth: int, outputs: int = 10, *, filters: int | Size = 16, shortcuts
     n, rest = divmod(int(depth) - 2, 6)
     if rest or n < 1:
         raise ValueError(f"resnet: depth must be 6 n + 2, such as 20, 32, 44, 56 or 110, got {depth}")
-    if shortcuts not in ("zeros", "projection", "none"):
-        raise ValueError(f'resnet: shortcuts must be "zeros", "projection" or "none", got {shortcuts!r}')
+    if shortcuts not in (known := ("zeros", "projection", "none")):
+        hint = did_you_mean(shortcuts, known)
+        raise ValueError(f'resnet: shortcuts must be "zeros", "projection" or "none", got {shortcuts!r}{hint}')
     check_features("resnet", filters, "filters")
 
     def stage(features: Any, strides: int) -> Layer:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Spec
 
 _AXES = {1: "time", 2: "height, width", 3: "depth, height, width"}
@@ -125,7 +126,8 @@ def window(
     strides = integers(name, "strides", strides, len(kernel))
     dilation = integers(name, "dilation", dilation, len(kernel))
     if mode not in _MODES:
-        raise ValueError(f"{name}: padding_mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}")
+        hint = did_you_mean(mode, _MODES)
+        raise ValueError(f"{name}: padding_mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}{hint}")
     return Window(name, kernel, strides, dilation, _padding(name, padding, len(kernel)), mode)
 
 
@@ -148,8 +150,11 @@ def integers(name: str, what: str, value: Any, count: int, least: int = 1) -> tu
 
 def _padding(name: str, padding: Any, count: int) -> str | Pairs:
     if isinstance(padding, str):
-        if padding not in ("SAME", "VALID", "CAUSAL"):
-            raise ValueError(f"{name}: padding must be 'SAME', 'VALID', 'CAUSAL', integers or pairs, got {padding!r}")
+        if padding not in (known := ("SAME", "VALID", "CAUSAL")):
+            raise ValueError(
+                f"{name}: padding must be 'SAME', 'VALID', 'CAUSAL', integers or pairs, got {padding!r}"
+                f"{did_you_mean(padding, known)}"
+            )
         if padding == "CAUSAL" and count > 1:
             raise ValueError(f"{name}: padding 'CAUSAL' pads time, so it needs a kernel of one dimension, got {count}")
         return padding

@@ -20,3 +20,7 @@ from jaxnet.search.schedules import hyperband as hyperband
 from jaxnet.search.schedules import median_stopping as median_stopping
 from jaxnet.search.schedules import successive_halving as successive_halving
 from jaxnet.training import Program as Program
+
+from jaxnet.hints import propose_attributes as _propose_attributes
+
+_propose_attributes(__name__)

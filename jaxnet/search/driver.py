@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jaxnet.data import check_count, input_spec
+from jaxnet.hints import did_you_mean
 from jaxnet.layer import Size
 from jaxnet.search import samplers, schedules
 from jaxnet.search.devices import Devices, SharedJournal, check_same, failing_together, from_first
@@ -225,7 +226,15 @@ class _Setup:
         self.journal: Journal | SharedJournal | None = None
         self.schedule = schedules.full() if schedule is None else schedule
         if not isinstance(self.schedule, Schedule):
-            raise TypeError(f"schedule must be a jn.search.Schedule, such as jn.search.hyperband(), got {schedule!r}")
+            raise TypeError(
+                f"schedule must be a jn.search.Schedule, such as jn.search.hyperband(), got {schedule!r}"
+                f"{did_you_mean(schedule, vars(schedules))}"
+            )
+        if sampler is not None and not callable(sampler):
+            raise TypeError(
+                f"sampler must be a function, such as jn.search.sobol() makes, got {sampler!r}"
+                f"{did_you_mean(sampler, vars(samplers))}"
+            )
         wanted = self.schedule.trials(epochs)
         if trials is not None and wanted is not None and trials != wanted:
             raise ValueError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnet.hints import needs
+from jaxnet.hints import did_you_mean, needs
 from jaxnet.search.analysis import best_of, best_so_far, category_places, log_axis, numbers, score_name, value_names
 
 with needs("report"):
@@ -71,9 +71,12 @@ def draw(
 ) -> Figure:
     """As ``SearchResult.plot``."""
     if kind not in KINDS:
-        raise ValueError(f"plot: there is no {kind!r}; there are {', '.join(KINDS)}")
+        raise ValueError(f"plot: there is no {kind!r}; there are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     if unknown := set(names or ()) - set(result.names):
-        raise ValueError(f"plot: names={sorted(unknown)} aren't hyperparameters; there are {result.names}")
+        raise ValueError(
+            f"plot: names={sorted(unknown)} aren't hyperparameters; there are {result.names}"
+            f"{did_you_mean(min(unknown), result.names)}"
+        )
     ids = [row["id"] for row in result.ranked(best)]
     look = _Look(result, list(names or result.names), ids, factor, labels or {})
     if kind == "overview":

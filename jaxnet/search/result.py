@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxnet.checkpoint import as_trees, by_path, read_arrays, replacing, write_arrays
-from jaxnet.hints import needs
+from jaxnet.hints import Named, needs
 from jaxnet.layer import Layer, Spec
 from jaxnet.ops.parameters import parameter_masks, unpad
 from jaxnet.search.lanes import Measured, concrete
@@ -95,7 +95,7 @@ class SearchResult:
         repeated: Mapping[str, np.ndarray] | None = None,
         devices: int = 1,
     ):
-        self.table, self.history, self.names = table, history, names
+        self.table, self.history, self.names = Named(table), Named(history), names
         self.maximize, self.messages = maximize, dict(messages or {})
         self.repeated = dict(repeated or {name: values[:, None] for name, values in history.items()})
         self.scales = {name: seen_scale(table[name]) for name in names} | dict(scales or {})
@@ -133,7 +133,7 @@ class SearchResult:
         """One trial's row of the table, as Python values by column."""
         if not 0 <= trial_id < len(self):
             raise ValueError(f"there is no trial {trial_id}; ids run from 0 to {len(self) - 1}")
-        return {name: _python(column[trial_id]) for name, column in self.table.items()}
+        return Named((name, _python(column[trial_id])) for name, column in self.table.items())
 
     def ranked(self, count: int | None = None) -> list[Row]:
         """Rows from the best score on; ties by id; diverged and failed trials are not among them.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.data import check_count
+from jaxnet.hints import did_you_mean
 from jaxnet.search.space import Distribution, Space
 
 
@@ -161,7 +162,10 @@ def grid(points: int | Mapping[str, int] = 5) -> Listing:
 
     def sample(space: Space, key: jax.Array | None, trials: int | None) -> list[dict[str, Any]]:
         if unknown := set(per_entry) - set(space.entries):
-            raise ValueError(f"grid: the space has no {sorted(unknown)}; it has {list(space.entries)}")
+            raise ValueError(
+                f"grid: the space has no {sorted(unknown)}; it has {list(space.entries)}"
+                f"{did_you_mean(min(unknown), space.entries)}"
+            )
 
         def grow(earlier: dict[str, Any], names: list[str]):
             if not names:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxnet.data import check_count
+from jaxnet.hints import did_you_mean
 
 Scores = np.ndarray
 
@@ -118,8 +119,9 @@ def hyperband(eta: int = 3, counts: str = "algorithm") -> Schedule:
     (143, 128)
     """
     _check_eta("hyperband", eta)
-    if counts not in ("algorithm", "table"):
-        raise ValueError(f'hyperband: counts must be "algorithm" or "table", got {counts!r}')
+    if counts not in (known := ("algorithm", "table")):
+        hint = did_you_mean(counts, known)
+        raise ValueError(f'hyperband: counts must be "algorithm" or "table", got {counts!r}{hint}')
 
     def sizes(units: int) -> list[tuple[int, int]]:
         """``(s, trials)`` of each bracket."""

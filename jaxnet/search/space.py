@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxnet.hints import did_you_mean
+
 RESERVED = ("id", "status", "units", "score", "diverged")  # columns of the table of results
 
 
@@ -38,7 +40,7 @@ class Hyperparameters(Mapping[str, Any]):
         try:
             return self[name]
         except KeyError as error:
-            raise AttributeError(*error.args) from None
+            raise AttributeError(*error.args, name=name) from None
 
     def __getitem__(self, name: str) -> Any:
         if name in self._values:
@@ -61,7 +63,8 @@ class Hyperparameters(Mapping[str, Any]):
         return f"hp({', '.join(f'{k}={v!r}' for k, v in self._values.items())})"
 
     def _missing(self, name: str) -> str:
-        return f"there is no hyperparameter {name!r}; the space has {', '.join(self._values) or 'none'}"
+        known = ", ".join(self._values) or "none"
+        return f"there is no hyperparameter {name!r}; the space has {known}{did_you_mean(name, self._values)}"
 
     # What differs from lane to lane (arrays, sizes) are the leaves; what is static is part of the structure.
     def tree_flatten_with_keys(self):
@@ -397,7 +400,10 @@ class Space:
         """
         given = _flat(configuration)
         if unknown := [name for name in given if name not in self.entries]:
-            raise ValueError(f"configuration {given}: the space has no {unknown}; it has {list(self.entries)}")
+            raise ValueError(
+                f"configuration {given}: the space has no {unknown}; it has {list(self.entries)}"
+                f"{did_you_mean(unknown[0], self.entries)}"
+            )
 
         def pick(name, distribution):
             if name not in given and distribution.count == 1:
