@@ -111,10 +111,90 @@ def test_a_missing_file_is_called_missing(tmp_path):
         jn.load(tmp_path / "none.msgpack", NET, (3,))
 
 
-def test_orbax_takes_the_trees(tmp_path):
+@pytest.mark.parametrize("ending", [".safetensors", ".orbax"])
+def test_other_formats_keep_trees_numbers_and_dtypes_and_replace_what_was_there(ending, tmp_path):
+    path = tmp_path / f"net{ending}"
+    net = jn.serial(NET, jn.batch_norm())
+    params, state, _ = net.init(jax.random.key(0), (3,))
+    params[0]["head"]["w"] = params[0]["head"]["w"].astype(jnp.bfloat16)
+    mixed = net._replace(init=lambda key, spec: (params, state, (2,)))
+    jn.save(path, jax.tree.map(jnp.zeros_like, params), state)
+    jn.save(path, params, state)
+    same(jn.load(path, mixed, (3,)), (params, state))
+    assert os.listdir(tmp_path) == [path.name]
+    with pytest.raises(
+        ValueError, match=r"state/1/mean isn.t in the network.*params/0/head/w is bfloat16\[4, 2\], the"
+    ):
+        jn.load(path, net._replace(init=lambda key, spec: (net.init(key, spec)[0], (), (2,))), (3,))
+    with pytest.raises(FileNotFoundError):
+        jn.load(tmp_path / f"none{ending}", NET, (3,))
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path, monkeypatch):
     import orbax.checkpoint as ocp
 
+    path = tmp_path / "net.orbax"
+    jn.save(path, PARAMS, STATE)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        jn.save(path, jax.tree.map(jnp.zeros_like, PARAMS), STATE)
+    same(jn.load(path, NET, (3,)), (PARAMS, STATE))
+    assert os.listdir(tmp_path) == ["net.orbax"]
+
+
+def test_other_programs_read_a_file_of_safetensors_and_write_one(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    path = tmp_path / "net.safetensors"
+    jn.save(path, PARAMS, STATE)
+    arrays = load_file(path)
+    assert sorted(arrays) == [f"params/{name}" for name in ("features/0/b", "features/0/w", "head/b", "head/w")]
+    np.testing.assert_array_equal(arrays["params/features/0/w"], PARAMS["features"][0]["w"])
+    save_file(arrays, path)  # without a check sum
+    same(jn.load(path, NET, (3,)), (PARAMS, STATE))
+    with pytest.raises(ValueError, match="two leaves would both be called 'params/a/b'"):
+        jn.save(path, {"a/b": np.ones(1), "a": {"b": np.ones(1)}})
+
+
+def test_pytorch_reads_bfloat16_from_a_file_of_safetensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    jn.save(tmp_path / "net.safetensors", {"w": jnp.full(3, 1.5, jnp.bfloat16)})
+    read = load_file(tmp_path / "net.safetensors")
+    assert list(read) == ["params/w"] and torch.equal(read["params/w"], torch.full((3,), 1.5, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    {
+        "truncated": (lambda content: content[:-1], "not fully covered"),
+        "a bit flipped": (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "check sum"),
+        "foreign": (lambda content: b"\x89PNG" + content, "header too large"),
+        "empty": (lambda content: b"", "header too small"),
+    }.values(),
+)
+def test_a_file_of_safetensors_that_is_not_whole_is_refused(spoil, message, tmp_path):
+    path = tmp_path / "net.safetensors"
+    jn.save(path, PARAMS, STATE)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"is not a whole network saved by jaxnet: .*{message}"):
+        jn.load(path, NET, (3,))
+
+
+def test_orbax_reads_the_folder_and_a_folder_of_orbax_loads(tmp_path):
+    import orbax.checkpoint as ocp
+
+    tree = {"params": PARAMS, "state": STATE}
+    jn.save(tmp_path / "net.orbax", PARAMS, STATE)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "checkpoint", PARAMS)
-        checkpointer.wait_until_finished()
-        same(checkpointer.restore(tmp_path / "checkpoint", PARAMS), PARAMS)
+        same(checkpointer.restore(tmp_path / "net.orbax", tree), tree)
+        checkpointer.save(tmp_path / "step_7", tree)
+    same(jn.load(tmp_path / "step_7", NET, (3,)), (PARAMS, STATE))
+    (tmp_path / "net.orbax" / "manifest.ocdbt").unlink()
+    with pytest.raises(ValueError, match="is not a whole network .* isn't a folder as orbax writes it"):
+        jn.load(tmp_path / "net.orbax", NET, (3,))
