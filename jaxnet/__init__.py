@@ -98,6 +98,7 @@ from jaxnet import models as models
 # Networks in files.
 from jaxnet.checkpoint import load as load
 from jaxnet.checkpoint import save as save
+from jaxnet.exporting import export as export
 
 # Inspection.
 from jaxnet.inspection import check_gradients as check_gradients

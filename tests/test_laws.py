@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -428,6 +429,18 @@ def test_evaluation_needs_no_key_and_changes_no_state(case, network, key):
     results = network.step(network.params, network.state, draw(case, (3, *case.shape)), key)
     assert_close(results.evaluation[1], network.state, 0, 0)
     np.testing.assert_array_equal(results.evaluation[0], results.evaluation_with_key[0])
+
+
+def test_evaluation_can_be_traced_for_any_number_of_examples(case):
+    layer, (batch,) = case.make(4), jax.export.symbolic_shape("batch")
+    params, state = jax.eval_shape(lambda: layer.init(jax.random.key(0), case.shape)[:2])
+
+    def apply(params, state, x):
+        with lowered_as("native"):  # as jn.export does
+            return layer.apply(params, state, x)[0]
+
+    y = jax.eval_shape(apply, params, state, jax.ShapeDtypeStruct((batch, *case.shape), jnp.float32))
+    assert y.shape[0] == batch
 
 
 # Sizes: the law of the inactive unit, and what follows from it.

@@ -121,7 +121,7 @@ def multi_head_attention(
         queries, memory = x if cross else (x, x)
         _check(name, queries, params["query"]["w"])
         _check(name, memory, params["key"]["w"])
-        batches = [len(one.values if isinstance(one, Sequence) else one) for one in (queries, memory)]
+        batches = [(one.values if isinstance(one, Sequence) else one).shape[0] for one in (queries, memory)]
         if batches[0] != batches[1]:
             raise ValueError(
                 f"{name}: queries and memory must have as many examples, got {batches[0]} and {batches[1]}"

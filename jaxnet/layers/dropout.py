@@ -56,7 +56,7 @@ def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
         drawn = lead[:1] if whole_channels else lead
         keep = position_uniform(key, *drawn, features) >= rate
         if whole_channels:
-            keep = keep.reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+            keep = keep.reshape(x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
         return jnp.where(keep, x / jnp.asarray(1 - rate, x.dtype), jnp.zeros((), x.dtype)), state
 
     return on_features(_init("dropout"), apply)

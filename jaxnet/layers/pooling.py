@@ -437,7 +437,7 @@ def _global(name: str, reduction: _Reduction) -> Layer:
         else:
             counts = jnp.maximum(cells * lengths, 1)[:, None]
             values = Sequence(values, lengths).replace(values, reduction.empty(values.dtype)).values
-        y = reduction.along(values.reshape(len(values), -1, values.shape[-1]), 1)  # [batch, features]
+        y = reduction.along(values.reshape(values.shape[0], -1, values.shape[-1]), 1)  # [batch, features]
         if lengths is not None:
             y = jnp.where((lengths > 0)[:, None], y, jnp.zeros((), y.dtype))
         return reduction.after(y, counts).astype(dtype), state

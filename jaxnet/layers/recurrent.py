@@ -331,9 +331,9 @@ def _recurrent(
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
         x, weights = x.astype(dtype), Weights(cast["w"], cast["u"], *kind.biases(cast))
         if given is None:
-            carry = (jnp.zeros((len(x), width), dtype),) * cell.arrays
+            carry = (jnp.zeros((x.shape[0], width), dtype),) * cell.arrays
         else:
-            carry = _given_state(name, cell.arrays, given, (len(x), width), dtype)
+            carry = _given_state(name, cell.arrays, given, (x.shape[0], width), dtype)
         kept = None
         if train and not (isinstance(recurrent_dropout, (int, float)) and recurrent_dropout == 0):
             if key is None:

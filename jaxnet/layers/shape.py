@@ -85,7 +85,7 @@ def _reshape(name: str, sizes: tuple[int, ...]) -> Layer:
             )
         return Spec(shape, spec.dtype, jnp.tile(spec.active, rows))
 
-    return _layer(name, out_spec, lambda x, shape: x.reshape(len(x), *shape))
+    return _layer(name, out_spec, lambda x, shape: x.reshape(x.shape[0], *shape))
 
 
 flatten: Layer = _reshape("flatten", (-1,))

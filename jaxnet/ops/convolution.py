@@ -124,7 +124,7 @@ def convolve_transposed(
     dtype = jnp.result_type(x, w)
     x, w = x.astype(dtype), jnp.swapaxes(w.astype(dtype), -1, -2)
 
-    made = jax.ShapeDtypeStruct((len(x), *space, w.shape[-2]), dtype)
+    made = jax.ShapeDtypeStruct((x.shape[0], *space, w.shape[-2]), dtype)
     how = _how(made, w, strides, dilation, crop, 1)
     if how == "canonical" and x.shape[1:-1] == _counts(space, w.shape[:-2], strides, dilation, crop):
         return _of_input(_options(dilation, crop), x, w)
