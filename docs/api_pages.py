@@ -3,15 +3,19 @@
 ``.. api::`` takes public names, one a line. It gives a table of their first lines, then each name's docstring.
 Inline code that names something of the API (``jn.fit``, ``result.plot``, ``Trial(loss_limit=)``, and in a docstring
 also the bare ``fit``) links to it. ``.. help:: search`` is what that command's ``--help`` prints.
+``<!-- benchmarks -->`` in a page stands for all benchmarks, with their committed results.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
+import os
 import re
 from collections.abc import Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -28,6 +32,7 @@ from typer.testing import CliRunner
 import jaxnet
 from jaxnet.cli import app
 
+ROOT = Path(__file__).parents[1]
 OBJECTS = {"jn": "jaxnet", "result": "jaxnet.search.SearchResult", "space": "jaxnet.Space"}  # what pages call things
 
 
@@ -168,6 +173,17 @@ class Help(SphinxDirective):
         return [nodes.literal_block(says, says, language="none")]
 
 
+def with_benchmarks(sphinx: Sphinx, page: str, source: list[str]) -> None:
+    """Of each benchmark what it asks and how, from its docstring, and what it last said, in place of a comment."""
+    found = []
+    for path in sorted((ROOT / "experiments" / "benchmarks" / "results").glob("*.md")):
+        name, _, device = path.stem.rpartition("_")
+        question, *rest = ast.get_docstring(ast.parse((path.parents[1] / f"{name}.py").read_text())).split("\n")
+        result = os.path.relpath(path, ROOT / "docs")
+        found += [f"## {question}", *rest, "", f"### {device.upper()}", "", f"```{{include}} {result}", "```", ""]
+    source[0] = source[0].replace("<!-- benchmarks -->", "\n".join(found))
+
+
 def key(value: Any) -> Any:
     """What is the same for all names of one object."""
     return None if value is None or inspect.ismodule(value) else id(value)
@@ -189,4 +205,5 @@ def setup(sphinx: Sphinx) -> dict[str, Any]:
     sphinx.add_post_transform(Links)
     sphinx.connect("autodoc-process-docstring", one_a_line, priority=100)  # before napoleon reads them
     sphinx.connect("autodoc-process-signature", with_defaults)
+    sphinx.connect("source-read", with_benchmarks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
