@@ -47,9 +47,7 @@ experiments-quick: .venv/installed-test
 		'said=$$($(BIN)/python -m experiments.NAME --quick --output runs/quick 2>&1); code=$$?; \
 		printf "\n%s\n%s\n" NAME "$$said"; exit $$code'
 	$(BIN)/python -m experiments.mnist_random_search --quick --output runs/quick/mnist_random_search
-	$(BIN)/python -m experiments.benchmarks.mlp_sweep --quick --output runs/quick/benchmarks
-	$(BIN)/python -m experiments.benchmarks.layers --quick --output runs/quick/benchmarks
-	$(BIN)/python -m experiments.benchmarks.search --quick --output runs/quick/benchmarks
+	$(BIN)/python -m experiments.benchmarks --quick --output runs/quick/benchmarks
 
 docs: .venv/installed-docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet docs runs/docs

@@ -1,4 +1,4 @@
-"""A random search on MNIST as users of other libraries write it, and the speed that the machine could reach.
+"""A random search on MNIST as users of other libraries write it.
 
 The network is 784-hidden-10 with relu, trained by plain SGD on the softmax cross entropy plus ``0.5 * l2 *
 sum(w**2)`` over the weight matrices, biases left out. Every epoch goes through a new permutation of the
@@ -11,9 +11,6 @@ with ``configurations`` a list of dicts of ``learning_rate`` (float), ``l2`` (fl
 errors a list of floats, one for each configuration in its order: the fraction misclassified after the last
 epoch, lower is better. The peers run one trial after another, as Optuna does by default, and prune none.
 """
-
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -201,50 +198,6 @@ def _flax_study(peer, tuned, configurations, train, validation, epochs, batch_si
         return count_errors(state, validation_images, validation_labels).item() / len(validation_labels)
 
     return _study(peer, objective, configurations, seed)
-
-
-def matmul_peak(seconds: float = 1.0) -> float:
-    """The float32 flop/s that jitted matrix products reach on JAX's default device.
-
-    The products are ``[128, 784] x [784, 4096]``, the first layers of many networks side by side, and
-    ``[2048, 2048] x [2048, 2048]``, large enough for most processors. Each counts ``2 * m * k * n`` flops.
-    The precision is JAX's default, which on some accelerators is below float32 inside the product.
-
-    Args:
-      seconds: for how long to measure, over all shapes, on top of compiling and warming up.
-    Returns:
-      flop/s of the faster shape, each judged by the median of its repeated measurements.
-    Raises:
-      ValueError: when ``seconds`` is not positive.
-
-    >>> matmul_peak(0.1) > 1e8
-    True
-    """
-    if not seconds > 0:
-        raise ValueError(f"matmul_peak: expected a positive number of seconds, but got {seconds}. Try 1.0.")
-    shapes = [(128, 784, 4096), (2048, 2048, 2048)]
-    multiply = jax.jit(jnp.matmul)
-    peak = 0.0
-    for rows, inner, columns in shapes:
-        left_key, right_key = jax.random.split(jax.random.key(0))
-        left = jax.random.normal(left_key, (rows, inner))
-        right = jax.random.normal(right_key, (inner, columns))
-
-        def measure(calls, left=left, right=right):
-            start = time.perf_counter()
-            jax.block_until_ready([multiply(left, right) for _ in range(calls)])
-            return (time.perf_counter() - start) / calls
-
-        measure(1)  # compiles
-        # On an accelerator one product may take less time than asking for it and waiting, so calls are queued
-        # until a measurement lasts about 10 ms; on most processors that is one or two calls.
-        calls = max(1, round(0.01 / measure(2)))
-        times = []
-        end = time.perf_counter() + seconds / len(shapes)
-        while not times or time.perf_counter() < end:
-            times.append(measure(calls))
-        peak = max(peak, 2 * rows * inner * columns / statistics.median(times))
-    return peak
 
 
 def _study(peer, objective, configurations, seed):

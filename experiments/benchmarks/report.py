@@ -1,7 +1,8 @@
-"""What every benchmark says beside its numbers: the machine, the versions, and the same two files."""
+"""What benchmarks share: flags, what each says of the machine beside its numbers, and the same two files."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -11,7 +12,26 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "optax", "flax", "equinox", "torch", "optuna", "numpy")
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "torch", "optuna", "numpy")
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}  # as JAX calls them; a CPU is always wanted too
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser(question: str | None) -> argparse.ArgumentParser:
+    """The flags that every benchmark has; ``parsed`` reads them."""
+    made = argparse.ArgumentParser(description=question, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="little and short: does it run at all?")
+    made.add_argument("--device", choices=PLATFORMS, help="where to run (what JAX finds)")
+    made.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    return made
+
+
+def parsed(made: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """The flags as they were given, and JAX on the device that they name. To be called before JAX is used."""
+    options = made.parse_args(arguments)
+    if options.device:
+        jax.config.update("jax_platforms", PLATFORMS[options.device])
+    return options
 
 
 def machine() -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""How benchmarks measure: contenders in turn, medians with their spread, and what the machine reaches at best."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Call = Callable[[], Any]
+
+
+def in_turn(contenders: Mapping[str, Call], seconds: float, least: int = 5) -> dict[str, dict[str, Any]]:
+    """Seconds of wall clock of each call: ``{"median", "quartiles", "runs"}`` by name.
+
+    JAX's contenders take turns, so that what else the machine does falls on all of them; then those of PyTorch, whose
+    threads go on spinning for a while after a call and would slow down what comes next. Two calls beforehand compile
+    and warm up.
+
+    Args:
+      contenders: calls that return when their work is done, by name; PyTorch's have that word in it.
+      seconds: about so many for each. least: runs of each, however long they take.
+
+    >>> sorted(in_turn({"nothing": lambda: None}, 0.0)["nothing"])
+    ['median', 'quartiles', 'runs']
+    """
+    apart = {name: call for name, call in contenders.items() if "torch" in name.lower()}
+    with_jax = {name: call for name, call in contenders.items() if name not in apart}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for together in filter(None, (with_jax, apart)):
+        for call in together.values():
+            call()
+            call()
+        stop, rounds = time.perf_counter() + seconds * len(together), 0
+        while time.perf_counter() < stop or rounds < least:
+            rounds += 1
+            for name, call in together.items():
+                started = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - started)
+    time.sleep(0.3 if apart and seconds else 0.0)
+    return {name: summary(values) for name, values in times.items()}
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """The median, both quartiles, and how many there are.
+
+    >>> summary([3.0, 1.0, 2.0])
+    {'median': 2.0, 'quartiles': [1.5, 2.5], 'runs': 3}
+    """
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"median": statistics.median(values), "quartiles": [quartiles[0], quartiles[2]], "runs": len(values)}
+
+
+def matmul_peak(seconds: float = 1.0) -> float:
+    """The float32 flop/s that jitted matrix products reach on JAX's default device.
+
+    The products are ``[128, 784] x [784, 4096]``, the first layers of many networks side by side, and
+    ``[2048, 2048] x [2048, 2048]``, large enough for most processors. Each counts ``2 * m * k * n`` flops.
+    The precision is JAX's default, which on some accelerators is below float32 inside the product.
+
+    Args:
+      seconds: for how long to measure, over all shapes, on top of compiling and warming up.
+    Returns:
+      flop/s of the faster shape, each judged by the median of its repeated measurements.
+    Raises:
+      ValueError: when ``seconds`` is not positive.
+
+    >>> matmul_peak(0.1) > 1e8
+    True
+    """
+    if not seconds > 0:
+        raise ValueError(f"matmul_peak: expected a positive number of seconds, but got {seconds}. Try 1.0.")
+    shapes = [(128, 784, 4096), (2048, 2048, 2048)]
+    multiply = jax.jit(jnp.matmul)
+    peak = 0.0
+    for rows, inner, columns in shapes:
+        left_key, right_key = jax.random.split(jax.random.key(0))
+        left = jax.random.normal(left_key, (rows, inner))
+        right = jax.random.normal(right_key, (inner, columns))
+        taken = _seconds_of(lambda left=left, right=right: multiply(left, right), seconds / len(shapes))
+        peak = max(peak, 2 * rows * inner * columns / taken)
+    return peak
+
+
+def copy_peak(size: float, seconds: float = 0.2) -> float:
+    """The bytes a second that go through a copy of ``size`` bytes on JAX's default device, read and written.
+
+    A small array stays in a cache, so a floor of something small is measured with a copy as small.
+
+    >>> copy_peak(2**20, 0.01) > 1e6
+    True
+    """
+    array = jnp.ones(max(1, int(size) // 4))
+    copy = jax.jit(lambda a: a + 1)  # one addition, so that it isn't left out
+    return 2 * array.nbytes / _seconds_of(lambda: copy(array), seconds)
+
+
+def _seconds_of(call: Callable[[], Any], seconds: float) -> float:
+    """The median time of a call that returns an array, measured for so many seconds."""
+
+    def measure(calls):
+        start = time.perf_counter()
+        jax.block_until_ready([call() for _ in range(calls)])
+        return (time.perf_counter() - start) / calls
+
+    measure(1)  # compiles
+    # On an accelerator one call may take less time than asking for it and waiting, so calls are queued
+    # until a measurement lasts about 10 ms; on most processors that is one or two calls.
+    calls = min(1000, max(1, round(0.01 / measure(2))))
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        times.append(measure(calls))
+    return statistics.median(times)
