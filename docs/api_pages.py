@@ -33,6 +33,7 @@ import jaxnet
 from jaxnet.cli import app
 
 ROOT = Path(__file__).parents[1]
+PAGES_OF_NAMES = ("layers", "conventions")  # where bare names are jaxnet's, too
 OBJECTS = {"jn": "jaxnet", "result": "jaxnet.search.SearchResult", "space": "jaxnet.Space"}  # what pages call things
 
 
@@ -65,10 +66,11 @@ class Api(SphinxDirective):
 
     def run(self):
         names = list(self.content)
-        lines = [".. list-table::", "   :widths: auto", ""] if len(names) > 1 else []
+        lines = [".. list-table::", "   :widths: auto", "   :class: names", ""] if len(names) > 1 else []
         for name in names if lines else ():
             first = " ".join(doc(name).split("\n\n")[0].split())
-            lines += [f"   * - :py:obj:`~{name}`", f"     - {first}"]
+            short = name.removeprefix("jaxnet.").removeprefix("interop.")
+            lines += [f"   * - :py:obj:`{short} <{name}>`", f"     - {first}"]
         lines.append("")
         for name in names:
             value = found(name)
@@ -131,7 +133,8 @@ class Links(SphinxPostTransform):
             modules = [scope for name in scopes for scope in (name, name.rpartition(".")[0])]
             names = [f"{scope}.{match[1]}" for scope in [*modules, "jaxnet"]]
         else:
-            names = [f"jaxnet.{match[1]}"] if match[2] and first[0].isupper() else []
+            bare = self.env.docname in PAGES_OF_NAMES or (match[2] and first[0].isupper())
+            names = [f"jaxnet.{match[1]}"] if bare else []
         known = documented(self.env)
         return next((known[key(value)] for value in map(found, names) if key(value) in known), None)
 

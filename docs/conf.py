@@ -17,6 +17,7 @@ def setup(sphinx):
 
 project, author = "jaxnet", "the jaxnet authors"
 version = release = jaxnet.__version__
+html_show_copyright = False
 html_use_index = False  # the search finds names as well
 html_title = f"jaxnet {version}"
 html_theme = "furo"

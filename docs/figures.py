@@ -1,8 +1,8 @@
 """The figures of the documentation.
 
-``draw`` makes those of the page on fusing, from the code and from committed benchmarks, whenever pages are built, so that
-they can't be older than what they show. ``python -m docs.figures`` runs the tutorial and writes its pictures, which take
-longer, into ``docs/images``.
+``draw`` makes those of the page on fusing, from the code and from committed benchmarks, whenever pages are built, so
+that they can't be older than what they show. ``python -m docs.figures`` runs the tutorial and writes its pictures,
+which take longer, into ``docs/images``.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def plans() -> plt.Figure:
 
     figure, row = plt.subplots(1, 3, figsize=(9, 3), sharey=True)
     for axes, epochs in zip(row, (10, 200, 2000), strict=True):
-        with mock.patch("jaxnet.search.planning.cores", lambda: 2), contextlib.redirect_stdout(io.StringIO()):
+        with mock.patch("jaxnet.search.planning.cores", return_value=2), contextlib.redirect_stdout(io.StringIO()):
             plan = jn.search.plan(trial, space, train, validation, trials=64, epochs=epochs, key=jax.random.key(0))
         widths = np.array([row["hidden"] for row in configurations(space)])
         place = 0
