@@ -15,6 +15,16 @@ TORCH_OPTIMIZERS = {  # as tests/reference/make_torch.py has them
 }
 
 
+@pytest.mark.parametrize("combine", [jn.serial, jn.parallel, jn.residual])
+def test_a_layer_of_ones_own_gets_a_spec_also_where_a_shape_was_given(combine, key):
+    def doubled(key, spec):
+        return (), (), spec.shape if combine is jn.serial else jn.Spec(spec.shape, spec.dtype)
+
+    own = jn.Layer(doubled, lambda params, state, x, *, key=None, train=False: (2 * x, state))
+    assert jn.serial(combine(own), jn.flatten).init(key, (3, 2))[2].shape == (6,)
+    assert combine(own).init(key, [3, 2])[2] in ((3, 2), jn.Spec((3, 2)))
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", TORCH_OPTIMIZERS)
 def test_a_network_trains_as_in_pytorch(name, decay, torch_reference, x64):
