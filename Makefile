@@ -19,8 +19,11 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Besides, every public name has a type that is written down and known.
 types: .venv/installed-test
 	$(BIN)/basedpyright
+	@said=$$(PYTHONPATH=$(CURDIR) $(BIN)/basedpyright --verifytypes jaxnet --ignoreexternal) || \
+		{ echo "$$said" | sed -n '/^Symbols used/,$$p'; exit 1; }
 
 # What is released, tried as it is installed: the wheel with the newest of what it needs, the sdist with the oldest that
 # pyproject.toml allows. The sdist has all that its tests want.

@@ -23,7 +23,7 @@ _NETWORK = "network"
 _CHECK_SUM = "jaxnet crc32"  # in the metadata of a file of safetensors
 
 
-def save(path: str | os.PathLike, params: Any, state: Any = ()) -> None:
+def save(path: str | os.PathLike[str], params: Any, state: Any = ()) -> None:
     """Writes a network's params and state, in place of an older one only once they are whole.
 
     The ending of the path says how; nothing is pickled, and every dtype is kept, bfloat16 too.
@@ -60,7 +60,7 @@ def save(path: str | os.PathLike, params: Any, state: Any = ()) -> None:
         write_arrays(path, _NETWORK, {}, by_path((params, state)))
 
 
-def load(path: str | os.PathLike, net: Layer, spec: Spec | tuple[int, ...]) -> tuple[Any, Any]:
+def load(path: str | os.PathLike[str], net: Layer, spec: Spec | tuple[int, ...]) -> tuple[Any, Any]:
     """``(params, state)`` as ``save`` wrote them, NumPy arrays in the trees that ``net`` makes.
 
     Checkpoints that others wrote load too, where their arrays have those names: a file that ends in ``.safetensors``,
@@ -120,7 +120,7 @@ def slashed(path: Any) -> str:
 
 
 def write_arrays(
-    path: str | os.PathLike, kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> None:
     """Writes arrays and a header of plain values, atomically.
 
@@ -136,7 +136,7 @@ def write_arrays(
         file.write(payload)
 
 
-def read_arrays(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """``(header, arrays)`` as ``write_arrays`` wrote them; raises ``ValueError`` for any other file."""
     from flax import serialization
 
@@ -158,7 +158,7 @@ def read_arrays(path: str | os.PathLike, kind: str) -> tuple[dict[str, Any], dic
     raise _not_whole(path, kind, problem)
 
 
-def _not_whole(path: str | os.PathLike, kind: str, problem: object) -> ValueError:
+def _not_whole(path: str | os.PathLike[str], kind: str, problem: object) -> ValueError:
     return ValueError(f"{os.fspath(path)!r} is not a whole {kind} saved by jaxnet: {problem}")
 
 
@@ -246,7 +246,7 @@ def _read_orbax(path: str) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A binary file that takes the place of ``path`` only once it is whole and on the disk."""
     path = os.fspath(path)
     with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), suffix=".part", delete=False) as file:

@@ -84,7 +84,7 @@ mine.py, whole:
       return x, x**2
   validation = train"""
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="jaxnet", rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True,
     epilog=EPILOG, help="Hyperparameter search over a trial function in a file, all trials fused into few programs.",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -606,7 +606,7 @@ def _known(what: str, given: str, names: Sequence[str]) -> str:
     return name
 
 
-def _short(path: str | os.PathLike) -> str:
+def _short(path: str | os.PathLike[str]) -> str:
     """A path relative to the current folder, where it is below it."""
     relative = os.path.relpath(path)
     return os.fspath(path) if relative.startswith("..") else relative

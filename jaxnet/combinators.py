@@ -450,8 +450,8 @@ class Children:
                 f"{name}: give either positional children, {name}(a, b), or named ones, {name}(first=a, second=b)"
             )
         self.name = name
-        self.named = bool(named)
-        self.names = tuple(named) or tuple(range(len(layers)))
+        self.named: bool = bool(named)
+        self.names: tuple[str, ...] | tuple[int, ...] = tuple(named) or tuple(range(len(layers)))
         given = tuple(named.values()) or layers
         self._layers = tuple(
             _child(f"{name}[{child}]", value, name) for child, value in zip(self.names, given, strict=True)
@@ -461,9 +461,11 @@ class Children:
         return len(self._layers)
 
     def pack(self, trees: Any) -> Any:
+        """One tree of a tree for each child: a tuple, or a dict by name."""
         return dict(zip(self.names, trees, strict=True)) if self.named else tuple(trees)
 
     def unpack(self, params: Any, state: Any) -> list[tuple[Any, Any]]:
+        """Each child's params and state; a ValueError when they aren't those of so many children."""
         for kind, trees in (("params", params), ("state", state)):
             if len(trees) != len(self.names) or (self.named and set(trees) != set(self.names)):
                 raise ValueError(
@@ -472,10 +474,12 @@ class Children:
         return [(params[child], state[child]) for child in self.names]
 
     def path(self, i: int) -> contextlib.AbstractContextManager[None]:
+        """What is raised in here says in which child."""
         before = f"{self._layers[i - 1].name} > " if i and self.name == "serial" else ""
         return _path(f"{self.name}[{self.names[i]}] {before}{self._layers[i].name}")
 
     def init(self, i: int, key: Any, spec: Any) -> tuple[Any, Any, Any]:
+        """Child ``i``'s ``init``, with a key of its own."""
         child, observer = self._layers[i], _observer.get()
         path = () if observer is None else (*observer[1], str(self.names[i]))
         with self.path(i), _observed_by(None if observer is None else (observer[0], path)):
@@ -487,6 +491,7 @@ class Children:
         return params, state, out
 
     def apply(self, i: int, params: Any, state: Any, x: Any, key: Any, train: bool) -> tuple[Any, Any]:
+        """Child ``i``'s ``apply``, with a key of its own."""
         with self.path(i):
             child_key = None if key is None else fold_in(key, i)
             return self._layers[i].apply(params, state, x, key=child_key, train=train)

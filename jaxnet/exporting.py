@@ -19,7 +19,7 @@ MOST_BYTES = 2**31 - 2**20  # what a file of jax.export holds: offsets in it hav
 
 
 def export(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     net: Layer,
     params: Any,
     state: Any,

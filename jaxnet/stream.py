@@ -58,7 +58,9 @@ class Stream:
 
     def __init__(self, source: Any, window: int = 4096):
         check_count("window", window)
-        self.source, self.window, self.name = source, int(window), "stream"
+        self.source: Any = source
+        self.window: int = int(window)
+        self.name: str = "stream"
         self._paired = isinstance(source, tuple)
         self._labels: dict[int, int] = {}
         self._lock = threading.Lock()  # sources needn't bear several readers, such as the chunks of a search on a CPU

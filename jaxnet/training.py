@@ -64,7 +64,7 @@ class Trial:
     augment: Callable[[jax.Array, Any], Any] | None = None
     loss_limit: Any = math.inf
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "net", as_layer(self.net))
         for name in ("loss", "metric", "penalty", "augment"):
             value = getattr(self, name)
@@ -137,12 +137,15 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, key: jax.Array) -> Keys:
+        """Those of a key."""
         return cls(*_three(as_key(key)))
 
     def init(self, trial_id: Any) -> jax.Array:
+        """Of a trial's first parameters."""
         return fold_in(fold_in(self.trials, trial_id), 0)
 
     def unit(self, trial_id: Any, unit: Any) -> jax.Array:
+        """Of a trial's unit of budget, counted from 0."""
         return fold_in(fold_in(self.trials, trial_id), unit + 1)
 
 

@@ -19,6 +19,7 @@ from jaxnet.search.schedules import full as full
 from jaxnet.search.schedules import hyperband as hyperband
 from jaxnet.search.schedules import median_stopping as median_stopping
 from jaxnet.search.schedules import successive_halving as successive_halving
+from jaxnet.search.space import Hyperparameters as Hyperparameters
 from jaxnet.training import Program as Program
 
 from jaxnet.hints import propose_attributes as _propose_attributes

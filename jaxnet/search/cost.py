@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -66,11 +66,12 @@ class CostModel:
     """
 
     def __init__(
-        self, program: Program, static: Mapping[str, Any], floats: list[str], ranges: Mapping[str, tuple], feed
-    ):
-        self.names = list(ranges)
+        self, program: Program, static: Mapping[str, Any], floats: list[str], ranges: Mapping[str, tuple[int, int]],
+        feed: Any,
+    ):  # fmt: skip
+        self.names: list[str] = list(ranges)
         self._trace = lambda bound, least: lane_cost(program, structure(static, floats, self.names, bound, least), feed)
-        self.highest = np.array([ranges[name][1] for name in self.names], float)
+        self.highest: np.ndarray = np.array([ranges[name][1] for name in self.names], float)
         lowest = np.array([ranges[name][0] for name in self.names], float)
         top = self._trace(self.highest, self.highest)
         self._by_steps = [
@@ -108,7 +109,9 @@ class CostModel:
         return np.stack(columns, axis=1)
 
 
-def structure(static: Mapping[str, Any], floats: list[str], sizes: list[str], bounds, leasts) -> Hyperparameters:
+def structure(
+    static: Mapping[str, Any], floats: list[str], sizes: list[str], bounds: Iterable[float], leasts: Iterable[float]
+) -> Hyperparameters:
     """Hyperparameters of one lane as shapes: what a program is traced with.
 
     Args:

@@ -40,13 +40,13 @@ class Devices:
         chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
         local = jax.local_devices(backend=chosen if isinstance(chosen, str) else None)
         self.local: list[Any] = local if chosen is None else local[:1] if isinstance(chosen, str) else [chosen]
-        self.process, processes = jax.process_index(), jax.process_count()
+        self.process: int = jax.process_index()
         counts = collections.Counter(device.process_index for device in jax.devices())
         if len(set(counts.values())) > 1:
             raise ValueError(
                 f"every process must have as many devices as the others, got {dict(sorted(counts.items()))}"
             )
-        self.count = len(self.local) * processes
+        self.count: int = len(self.local) * jax.process_count()
         self._mesh = Mesh(np.array(self.local), ("lanes",)) if len(self.local) > 1 else None
         self._shared: dict[int, tuple[Any, Any]] = {}
 
@@ -224,8 +224,8 @@ class SharedJournal:
     A ``Journal`` in all that a search asks of it; each call is made on all processes. The folder is the first one's.
     """
 
-    def __init__(self, folder: str | os.PathLike, about: Mapping[str, str]):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, str]):
+        self.folder: Path = Path(folder)
         self._own: Journal | None = None
         told = from_first(lambda: self._opened(about))
         self.records: list[dict[str, Any]] = told if self._own is None else self._own.records

@@ -46,7 +46,7 @@ def run(
     shuffle: str = "shared",
     lanes: int | None = None,
     keep: int = 10,
-    directory: str | os.PathLike | None = None,
+    directory: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> SearchResult:
     """Trains every configuration that the sampler proposes, many at once, and returns the table.

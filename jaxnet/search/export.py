@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PLAIN = (bool, int, float, str)
 
 
-def write_json(result: SearchResult, path: str | os.PathLike) -> None:
+def write_json(result: SearchResult, path: str | os.PathLike[str]) -> None:
     """As ``SearchResult.to_json``."""
     content = {
         "trials": len(result), "maximize": result.maximize, "names": result.names,
@@ -55,7 +55,7 @@ def json_value(value: Any) -> Any:
     return str(getattr(value, "__name__", value))
 
 
-def write_tensorboard(result: SearchResult, folder: str | os.PathLike) -> None:
+def write_tensorboard(result: SearchResult, folder: str | os.PathLike[str]) -> None:
     """As ``SearchResult.to_tensorboard``."""
     # The writer of events without the thread and the queue around it, which cost a tenth of a second a trial.
     with needs("report"):

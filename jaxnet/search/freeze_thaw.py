@@ -176,6 +176,20 @@ class CurveModel:
     Source: Swersky et al. (2014), sec. 3.
     """
 
+    parameters: Parameters
+    points: np.ndarray
+    done: np.ndarray
+    units: int
+    started: np.ndarray
+    covariance: np.ndarray
+    diagonal: np.ndarray
+    whiten: np.ndarray
+    white: np.ndarray
+    ones: np.ndarray
+    precisions: np.ndarray
+    about: np.ndarray
+    says: np.ndarray
+
     def __init__(self, parameters: Parameters, points: np.ndarray, curves: np.ndarray, done: np.ndarray):
         self.parameters, self.points, self.done = parameters, points, done
         self.units, self.started = curves.shape[1], done > 0

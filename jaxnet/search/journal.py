@@ -36,8 +36,8 @@ class Journal:
       OSError: when the folder can't be written.
     """
 
-    def __init__(self, folder: str | os.PathLike, about: Mapping[str, str]):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike[str], about: Mapping[str, str]):
+        self.folder: Path = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.folder / "lock")

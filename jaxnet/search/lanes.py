@@ -127,7 +127,7 @@ def run_plan(
 
 
 def concrete(
-    space_kinds: Mapping[str, str], group_sizes: Mapping[str, tuple[int, int]], configuration
+    space_kinds: Mapping[str, str], group_sizes: Mapping[str, tuple[int, int]], configuration: Mapping[str, Any]
 ) -> Hyperparameters:
     """A trial's hyperparameters as its lane sees them, with concrete values in its sizes."""
     values = {}

@@ -23,6 +23,16 @@ class Progress:
       repeats: lanes of each trial.
     """
 
+    configurations: Sequence[Mapping[str, Any]]
+    lanes: int
+    maximize: bool
+    repeats: int
+    best: tuple[float, int] | None  # score and lane
+    share: float
+    running: list[str]
+    compiling: int
+    counts: dict[str, int]
+
     def __init__(
         self,
         configurations: Sequence[Mapping[str, Any]],
@@ -32,7 +42,7 @@ class Progress:
         repeats: int = 1,
     ):
         self.configurations, self.lanes, self.maximize, self.repeats = configurations, lanes, maximize, repeats
-        self.best: tuple[float, int] | None = None  # score and lane
+        self.best = None
         self.share, self.running, self.compiling, self.counts = 0.0, [], 0, {}
         self._live: Any = None
         if not (sys.stderr.isatty() if show is None else show):

@@ -58,7 +58,7 @@ style-src 'unsafe-inline'; script-src 'unsafe-eval' {hashes}">
 """
 
 
-def write_report(result: SearchResult, path: str | os.PathLike, title: str) -> None:
+def write_report(result: SearchResult, path: str | os.PathLike[str], title: str) -> None:
     """As ``SearchResult.report``."""
     with needs("report"):
         from plotly.offline import get_plotlyjs

@@ -76,6 +76,20 @@ class SearchResult:
       devices: how many shared the lanes, on all hosts.
     """
 
+    table: Columns
+    history: Columns
+    names: list[str]
+    scales: dict[str, Scale]
+    groups: Columns
+    rungs: Columns
+    messages: dict[int, str]
+    repeated: Columns
+    plan: Plan | None
+    maximize: bool
+    compile_seconds: float
+    run_seconds: float
+    devices: int
+
     def __init__(
         self,
         table: Columns,
@@ -222,7 +236,7 @@ class SearchResult:
 
         return pandas.DataFrame(self.table)
 
-    def to_csv(self, path: str | os.PathLike) -> None:
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as CSV with a header; values that aren't numbers as text."""
         with replacing(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
@@ -231,7 +245,7 @@ class SearchResult:
             writer.writerows([[_text(_python(v)) for v in values] for values in zip(*self.table.values(), strict=True)])
             text.detach()
 
-    def to_json(self, path: str | os.PathLike) -> None:
+    def to_json(self, path: str | os.PathLike[str]) -> None:
         """Writes table, histories, scales, groups and rungs as JSON, NaN as null; networks are in ``save``'s file only.
 
         ``pandas.DataFrame(json.load(file)["table"])`` is the table again.
@@ -240,7 +254,7 @@ class SearchResult:
 
         write_json(self, path)
 
-    def to_tensorboard(self, folder: str | os.PathLike) -> None:
+    def to_tensorboard(self, folder: str | os.PathLike[str]) -> None:
         """Writes a run for each trial, with hyperparameters for TensorBoard's HParams view, and its learning curves.
 
         ``tensorboard --logdir folder`` shows them. The extra ``report`` installs tensorboardX, which writes such files;
@@ -312,7 +326,7 @@ class SearchResult:
 
         return draw(self, kind, axes, **options)
 
-    def report(self, path: str | os.PathLike, title: str = "Hyperparameter search") -> None:
+    def report(self, path: str | os.PathLike[str], title: str = "Hyperparameter search") -> None:
         """Writes one HTML file to look at the search in a browser; it needs no network and holds its data.
 
         Learning curves, scores against each hyperparameter, parallel coordinates, importances, rungs and brackets, the
@@ -328,7 +342,7 @@ class SearchResult:
 
         write_report(self, path, title)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes table, curves and the networks at hand into one file, as ``jn.save`` does; nothing is pickled.
 
         Values that aren't numbers, strings, booleans or None (functions in a ``choice``) are written as their names.
@@ -359,7 +373,7 @@ class SearchResult:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         trial: Callable[[Any], Trial] | None = None,
         spec: Spec | tuple[int, ...] | None = None,
     ) -> SearchResult:
@@ -400,7 +414,10 @@ class SearchResult:
         return result
 
 
-def kept_network(make_trial, hp: Hyperparameters, kinds, sizes, spec, trees) -> Callable[[], Network]:
+def kept_network(
+    make_trial: Callable[[Any], Trial], hp: Hyperparameters, kinds: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, int]], spec: Any, trees: Any,
+) -> Callable[[], Network]:  # fmt: skip
     """A network out of the padded trees of a lane, cut when it is asked for.
 
     Args:

@@ -336,7 +336,7 @@ class Space:
                 )
         if where is not None:
             self.constraints[""] = where
-        self.independent = all(isinstance(entry, Distribution) for entry in self.entries.values())
+        self.independent: bool = all(isinstance(entry, Distribution) for entry in self.entries.values())
 
     def __len__(self) -> int:
         return len(self.entries)
