@@ -20,6 +20,9 @@ from experiments.benchmarks.report import parser
 BENCHMARKS = {
     "layers": "each layer by itself, forward and with gradients, against flax, equinox and PyTorch",
     "networks": "an epoch of one network, against flax, Haiku, Equinox and PyTorch",
+    "lanes": "many networks at once: by the number of lanes, against one at a time and PyTorch's fused paths",
+    "startup": "until the first step, and what makes compiling longer",
+    "scaling": "how cost grows with lanes, trials, data, width, depth, length and devices",
     "search": "what the search itself costs: its work on the host, its memory",
     "mlp_sweep": "the whole search of the course's space, against Optuna with PyTorch and with Flax",
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 Call = Callable[[], Any]
 
@@ -97,6 +100,22 @@ def copy_peak(size: float, seconds: float = 0.2) -> float:
     array = jnp.ones(max(1, int(size) // 4))
     copy = jax.jit(lambda a: a + 1)  # one addition, so that it isn't left out
     return 2 * array.nbytes / _seconds_of(lambda: copy(array), seconds)
+
+
+@contextlib.contextmanager
+def programs_kept(folder: str | os.PathLike) -> Iterator[None]:
+    """Inside, compiled programs are kept in a folder, and found there, as with ``JAX_COMPILATION_CACHE_DIR``."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (os.fspath(folder), 0.0), strict=True):
+        jax.config.update(name, value)
+    reset_cache()  # JAX decides at its first compilation whether it keeps any
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            jax.config.update(name, value)
+        reset_cache()
 
 
 def _seconds_of(call: Callable[[], Any], seconds: float) -> float:

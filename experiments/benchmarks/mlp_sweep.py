@@ -2,12 +2,17 @@
 
     python -m experiments.benchmarks.mlp_sweep                 64 trials, 5 epochs
     python -m experiments.benchmarks.mlp_sweep --trials 1024 --epochs 10      for a GPU
+    python -m experiments.benchmarks.mlp_sweep --only "Flax"      some of the contenders; other rows are kept
 
 The same configurations everywhere: 784-N-10 with relu, plain SGD, batch 128, N log-uniform in 10 ... 1000, on 50,000
 images, each epoch followed by (for the peers: the last one only) the 10,000 validation images. Measure: milliseconds of
-wall clock for each configuration and epoch, compiling included and apart; ratios to the fused search of the same run;
-and the share that the training arithmetic is of what the machine's matmuls reach. One process, nothing else running;
-every contender is warmed up on one small configuration first, so that imports and thread pools are not counted.
+wall clock for each configuration and epoch, compiling included and apart; ratios to the fused search of the same run
+(with ``--only``, of the one whose rows are kept); and the share that the training arithmetic is of what the machine's
+matmuls reach. One process, nothing else running; every contender is warmed up on one small configuration first, so that
+imports and thread pools are not counted.
+
+The fused search starts with no program known; ``compiled before`` is the same call once more, in a process that keeps
+its compiled programs in a folder and finds them there (``JAX_COMPILATION_CACHE_DIR``).
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out, and the table says so.
 """
@@ -15,7 +20,12 @@ Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is lef
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import re
+import tempfile
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,10 +34,11 @@ import optax
 import jaxnet as jn
 from experiments import mnist
 from experiments.benchmarks import peers
-from experiments.benchmarks.measure import matmul_peak
+from experiments.benchmarks.measure import matmul_peak, programs_kept
 from experiments.benchmarks.report import machine, parsed, parser, where, write
 
 BATCH_SIZE = 128
+FUSED = "jaxnet, fused search"
 SPACE = jn.Space(
     learning_rate=jn.log_uniform(1e-3, 1e-1), l2=jn.log_uniform(1e-6, 1e-1), hidden=jn.log_integers(10, 1000)
 )
@@ -74,7 +85,8 @@ def peer(function):
 
 
 CONTENDERS = {
-    "jaxnet, fused search": fused,
+    FUSED: fused,
+    "jaxnet, fused search, compiled before": fused,
     "jaxnet, one at a time": one_at_a_time,
     "Optuna + PyTorch": peer(peers.optuna_torch),
     "Optuna + PyTorch, tuned": peer(peers.optuna_torch_tuned),
@@ -84,7 +96,7 @@ CONTENDERS = {
 
 
 # What isn't held to a target runs on the first trials only; ratios are per operation, so that they compare.
-ON_FEWER_TRIALS = ("jaxnet, one at a time", "Optuna + PyTorch, tuned", "Optuna + Flax, tuned")
+ON_FEWER_TRIALS = ("jaxnet, one at a time", "Optuna + PyTorch, tuned", "Optuna + Flax", "Optuna + Flax, tuned")
 
 
 def training_operations(configurations, examples: int, validation: int, epochs: int) -> float:
@@ -108,43 +120,54 @@ def main(arguments: list[str] | None = None) -> None:
     few = configurations[: options.fewer_trials]
     measuring = 0.05 if options.quick else 1.0
     peak = matmul_peak(measuring)
-    rows = []
-    for name, contender in CONTENDERS.items():
-        mine = few if name in ON_FEWER_TRIALS else configurations
-        small = [{"learning_rate": 0.1, "l2": 0.0, "hidden": 8}]
-        try:
-            contender(small, *(tuple(a[:256] for a in data) for data in (train, validation)), 1, 0)
-        except ImportError as error:
-            print(f"{name}: left out, {error}")
-            rows.append({"name": name, "left_out": str(error)})
-            continue
-        started = time.perf_counter()
-        errors, compiling = contender(mine, train, validation, options.epochs, options.seed)
-        seconds = time.perf_counter() - started
-        operations = training_operations(mine, len(train[1]), len(validation[1]), options.epochs)
-        rows.append(
-            {
+    settings = {name: getattr(options, name) for name in ("trials", "epochs", "fewer_trials", "seed", "quick")}
+    rows = _kept(options, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, contender in CONTENDERS.items():
+            if FUSED in rows and not re.search(options.only, name):
+                continue
+            mine = few if name in ON_FEWER_TRIALS else configurations
+            small = [{"learning_rate": 0.1, "l2": 0.0, "hidden": 8}]
+            try:
+                contender(small, *(tuple(a[:256] for a in data) for data in (train, validation)), 1, 0)
+            except ImportError as error:
+                print(f"{name}: left out, {error}")
+                rows[name] = {"name": name, "left_out": str(error)}
+                continue
+            with programs_kept(folder) if name.startswith(FUSED) else contextlib.nullcontext():
+                started = time.perf_counter()
+                errors, compiling = contender(mine, train, validation, options.epochs, options.seed)
+                seconds = time.perf_counter() - started
+            operations = training_operations(mine, len(train[1]), len(validation[1]), options.epochs)
+            rows[name] = row = {
                 "name": name,
                 "trials": len(mine),
                 "seconds": seconds,
                 "compile_seconds": compiling,
                 "ms_per_configuration_and_epoch": 1e3 * seconds / len(mine) / options.epochs,
-                "seconds_per_operation": seconds / operations,
                 "operations_per_second": operations / seconds,
                 "best_validation_error": float(np.nanmin(errors)),
                 "median_validation_error": float(np.nanmedian(errors)),
             }
-        )
-        print(f"{name}: {seconds:.1f} s", flush=True)
-    peak = max(peak, matmul_peak(measuring))  # again at the end: the faster of the two is the ceiling
-    for row in rows:
-        row["share_of_matmul_peak"] = row.get("operations_per_second", 0.0) / peak
-    report = {"machine": machine(), "settings": vars(options) | {"output": None}, "matmul_peak": peak, "rows": rows}
-    write(options.output, "mlp_sweep", report, markdown(report))
+            # Per operation, so that contenders that ran fewer trials (of other widths) compare.
+            row["times_fused"] = rows[FUSED]["operations_per_second"] / row["operations_per_second"]
+            peak = max(peak, matmul_peak(measuring))  # once more: the fastest is the ceiling
+            row["share_of_matmul_peak"] = row["operations_per_second"] / peak
+            print(f"{name}: {seconds:.1f} s", flush=True)
+            made = [rows[name] for name in CONTENDERS if name in rows]
+            report = {"machine": machine(), "settings": settings, "matmul_peak": peak, "rows": made}
+            write(options.output, "mlp_sweep", report, markdown(report))
+
+
+def _kept(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run with the same settings, where this one runs some of the contenders only."""
+    path = options.output / f"mlp_sweep_{jax.default_backend()}.json"
+    earlier = json.loads(path.read_text()) if options.only and path.exists() else {"settings": None, "rows": []}
+    return {row["name"]: row for row in earlier["rows"] if earlier["settings"] == settings}
 
 
 def markdown(report: dict) -> str:
-    """The report as a table, ratios to its first row."""
+    """The report as a table."""
     settings = report["settings"]
     head = (
         f"{settings['trials']} trials of {settings['epochs']} epochs, seed {settings['seed']}; "
@@ -156,17 +179,14 @@ def markdown(report: dict) -> str:
         "| | trials | ms per configuration and epoch | of which compiling | times the fused search | share of peak |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    first = report["rows"][0]
     for row in report["rows"]:
         if "left_out" in row:
             lines.append(f"| {row['name']} | not installed | | | | |")
             continue
-        # Per operation, so that contenders that ran fewer trials (of other widths) compare.
-        ratio = row["seconds_per_operation"] / first["seconds_per_operation"]
         compiling = "-" if row["compile_seconds"] is None else f"{row['compile_seconds'] / row['seconds']:.0%}"
         lines.append(
-            f"| {row['name']} | {row['trials']} | {row['ms_per_configuration_and_epoch']:.3g} | {compiling} | "
-            f"{ratio:.2f} | {row['share_of_matmul_peak']:.0%} |"
+            f"| {row['name']} | {row['trials']} | {row['ms_per_configuration_and_epoch']:.0f} | {compiling} | "
+            f"{row['times_fused']:.2f} | {row['share_of_matmul_peak']:.0%} |"
         )
     return "\n".join(lines)
 
@@ -177,6 +197,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     flags.add_argument("--epochs", type=int, default=5, help="passes over the data for each (5)")
     flags.add_argument("--fewer-trials", type=int, default=8, help="for contenders that no target names (8)")
     flags.add_argument("--seed", type=int, default=0, help="of the configurations and of training (0)")
+    flags.add_argument("--only", default="", help="pattern of the names of what to run (all)")
     options = parsed(flags, arguments)
     if options.quick:
         options.trials, options.epochs, options.fewer_trials = 3, 1, 1

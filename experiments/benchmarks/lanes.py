@@ -1,0 +1,265 @@
+"""What does training many networks at once save, for each of them, and how far is it from what the machine can do?
+
+    python -m experiments.benchmarks.lanes             --only LSTM lists what to run
+
+The networks of ``architectures``: MLPs of four widths, two LeNets, an LSTM, a residual network with batch norm. Plain
+SGD with an l2 penalty, both different in each lane, batch 128 that all lanes share, float32, random data that are on
+the device. Measure: microseconds of wall clock for each lane and step, the median of many calls, without compiling.
+
+One at a time: jaxnet's epoch of one trial; the same layers in a jitted ``scan`` written by hand; PyTorch, eagerly.
+Fused: jaxnet's epoch by the number of lanes, four-fold from 1 to 4,096, as long as they fit in memory and a call takes
+less than ``--limit`` seconds; the search as it is planned (on a CPU as many lanes as a core's cache holds, a chunk on
+each core); and, at one number of lanes, PyTorch's ``torch.func`` (``vmap`` of ``grad``), the same through
+``torch.compile``, and one module of grouped convolutions (the way of HFTA). What a library can't do says why.
+
+The floor of a lane's step is the longer of two times: its products' operations at the speed that the machine's matmuls
+reach, and its weights, read twice and written once, at the speed of a copy as large as those of all lanes. Activations
+aren't counted, so convolutions can't come near it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnet as jn
+from experiments.benchmarks import architectures
+from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
+from experiments.benchmarks.measure import Call, copy_peak, in_turn, matmul_peak, programs_kept, summary
+from experiments.benchmarks.networks import flops, jax_call, torch_call
+from experiments.benchmarks.report import machine, parsed, parser, where, write
+from jaxnet.training import supervised
+
+EPOCHS = 4  # of a search, so that drawing the first weights counts for as little as it does in one of users
+NAMES = [name for name in NETWORKS if not name.startswith("VAE")]
+TORCH_LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # at which PyTorch's fused paths run, and jaxnet's beside them
+ONE_AT_A_TIME = ("jaxnet, one at a time", "JAX by hand, one at a time", "PyTorch, one at a time")
+
+
+def fused_call(network: Network, lanes: int, x: np.ndarray, y: np.ndarray) -> Call:
+    """An epoch of so many lanes, as a search runs it; one lane isn't vmapped."""
+    key = jax.random.key(0)
+    data = jax.device_put((x, y))
+    program = supervised(lambda hp: architectures.trial(network, hp), data, None, order_key=key, shuffle="shared")
+    start, advance = program.init, program.advance
+    hp, keys = jn.hp(rate=jnp.float32(1e-3), l2=jnp.float32(1e-4)), key
+    if lanes > 1:
+        start, advance = jax.vmap(start), jax.vmap(advance, in_axes=(0, 0, 0, None))
+        hp = jn.hp(rate=jnp.geomspace(1e-4, 1e-2, lanes), l2=jnp.geomspace(1e-6, 1e-3, lanes))
+        keys = jax.random.split(key, lanes)
+    carry, feed = jax.jit(start)(hp, keys), jax.device_put(program.feed(0))  # pyright: ignore[reportOptionalCall]
+    advance = jax.jit(advance, donate_argnums=1)
+
+    def call():
+        nonlocal carry
+        carry = jax.block_until_ready(advance(hp, carry, keys, feed))
+
+    return call
+
+
+def torch_func_call(torch: Any, network: Network, lanes: int, x: np.ndarray, y: np.ndarray, compiled: bool) -> Call:
+    """An epoch of so many lanes through ``torch.func``, each step through ``torch.compile`` or eagerly."""
+    xs, ys = architectures.for_torch(torch, x, y)
+    module = network.torch(torch).to(xs.device)
+    torch.func.replace_all_batch_norm_modules_(module)  # no running averages, which can't be changed under vmap
+    params = {name: p.detach().repeat(lanes, *[1] * p.ndim) for name, p in module.named_parameters()}
+    rates, l2s = (torch.logspace(low, high, lanes, device=xs.device) for low, high in ((-4, -2), (-6, -3)))
+
+    def objective(params, l2, inputs, labels):
+        outputs = torch.func.functional_call(module, params, (inputs,))
+        squares = sum((p**2).sum() for p in params.values() if p.ndim > 1)
+        return architectures.torch_loss(torch, network, outputs, inputs, labels) + 0.5 * l2 * squares
+
+    def step(params, inputs, labels):
+        gradient = torch.func.vmap(torch.func.grad(objective), in_dims=(0, 0, None, None))(params, l2s, inputs, labels)
+        return {name: p - rates.view(-1, *[1] * (p.ndim - 1)) * gradient[name] for name, p in params.items()}
+
+    run = torch.compile(step) if compiled else step
+
+    def call():
+        nonlocal params
+        with torch.no_grad():
+            for first in range(0, len(xs), BATCH):
+                params = run(params, xs[first : first + BATCH], ys[first : first + BATCH])
+        if xs.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call
+
+
+def grouped_call(torch: Any, network: Network, lanes: int, x: np.ndarray, y: np.ndarray) -> Call:
+    """An epoch of so many lanes as one module of grouped convolutions."""
+    xs, ys = architectures.for_torch(torch, x, y)
+    assert network.grouped is not None
+    module = network.grouped(torch, lanes).to(xs.device)
+    sgd = torch.optim.SGD(module.parameters(), lr=1e-3, weight_decay=1e-4)
+
+    def call():
+        for first in range(0, len(xs), BATCH):
+            inputs, labels = xs[first : first + BATCH], ys[first : first + BATCH]
+            sgd.zero_grad()
+            outputs = module(inputs.expand(-1, lanes, -1, -1)).flatten(0, 1)
+            (lanes * torch.nn.functional.cross_entropy(outputs, labels.repeat(lanes))).backward()
+            sgd.step()
+        if xs.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return call
+
+
+def searched(network: Network, trials: int, x: np.ndarray, y: np.ndarray, repetitions: int) -> tuple[int, list[float]]:
+    """The lanes that the search is planned with, and the seconds of an epoch of all trials, each time."""
+    space = jn.Space(rate=jn.log_uniform(1e-4, 1e-2), l2=jn.log_uniform(1e-6, 1e-3))
+    seconds, lanes = [], 1
+    for _ in range(repetitions):
+        result = jn.random_search(
+            lambda hp: architectures.trial(network, hp), space, (x, y), (x[:1], y[:1]), trials=trials, epochs=EPOCHS,
+            key=jax.random.key(0), progress=False, keep=0,
+        )  # fmt: skip
+        seconds.append(result.run_seconds / EPOCHS)
+        lanes = max(group.lanes for group in result.plan.groups)
+    return lanes, seconds
+
+
+def measure(name: str, options: Any) -> list[dict[str, Any]]:
+    """All contenders of one network; a row has ``seconds`` for so many ``lanes`` and ``steps``."""
+    network, backend, quick = NETWORKS[name](), jax.default_backend(), options.quick
+    steps = 2 if quick else 32 if backend != "cpu" else 8
+    x, y = network.data(steps * BATCH)
+    least, seconds = (1, 0.0) if quick else (3, options.seconds)
+    rows: list[dict[str, Any]] = []
+
+    def add(contender: str, lanes: int, measured: dict[str, Any]) -> None:
+        us = 1e6 * measured["median"] / lanes / steps
+        rows.append({"network": name, "contender": contender, "lanes": lanes, "steps": steps, "us": us} | measured)
+        print(f"{name}: {contender}, {lanes} lanes: {us:.4g} us", flush=True)
+
+    torch = architectures.imported("torch")
+    by_hand = jax_call(architectures.plain(network), x, y)
+    alone: dict[str, Call] = {ONE_AT_A_TIME[0]: fused_call(network, 1, x, y), ONE_AT_A_TIME[1]: by_hand}
+    if torch is not None:
+        alone[ONE_AT_A_TIME[2]] = torch_call(torch, network, x, y)
+    for contender, measured in in_turn(alone, seconds, least).items():
+        add(contender, 1, measured)
+    one = rows[0]["median"]
+
+    trials = 2 if quick else max(4, min(64, int(options.limit / one))) if backend == "cpu" else 1024
+    planned, ran = searched(network, trials, x, y, 1 if quick else 3)
+    add("jaxnet, search as planned", trials, summary(ran))
+    rows[-1]["planned"] = planned
+
+    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(_init(network))))
+    torch_lanes = 2 if quick else TORCH_LANES[backend]
+    counts = [2] if quick else sorted({4, 16, 64, 256, 1024, 4096} | {torch_lanes})
+    for lanes in counts:
+        if (lanes > counts[0] and lanes * one > options.limit) or 12 * lanes * size > _memory():
+            break
+        measured = in_turn({"jaxnet": fused_call(network, lanes, x, y)}, seconds, least)["jaxnet"]
+        add("jaxnet", lanes, measured)
+        rows[-1]["floor_us"], rows[-1]["bound"] = floor(network, lanes, size, options.peak)
+        one = measured["median"] / lanes
+    torch_lanes = max([row["lanes"] for row in rows if row["contender"] == "jaxnet" and row["lanes"] <= torch_lanes])
+    if torch is not None:
+        fused = {"torch.func": lambda: torch_func_call(torch, network, torch_lanes, x, y, False)}
+        if not quick:
+            fused["torch.func, compiled"] = lambda: torch_func_call(torch, network, torch_lanes, x, y, True)
+        if network.grouped is not None:
+            fused["PyTorch, grouped"] = lambda: grouped_call(torch, network, torch_lanes, x, y)
+        for contender, make in fused.items():
+            try:
+                add(contender, torch_lanes, in_turn({contender: make()}, seconds, least)[contender])
+            except Exception as error:  # whatever PyTorch raises for what it can't batch
+                why = str(error).strip().splitlines()[0][:200]
+                rows.append({"network": name, "contender": contender, "lanes": torch_lanes, "left_out": why})
+                print(f"{name}: {contender}: {why}", flush=True)
+    return rows
+
+
+def floor(network: Network, lanes: int, size: int, peak: float) -> tuple[float, str]:
+    """Microseconds that a lane's step takes at least, and which of the two it is."""
+    arithmetic, weights = flops(network) / peak, 3 * size / copy_peak(lanes * size)
+    return 1e6 * max(arithmetic, weights), "arithmetic" if arithmetic > weights else "weights"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, prints the tables, and writes them as JSON and markdown."""
+    flags = parser(__doc__)
+    flags.add_argument("--only", default="", help="part of the names of what to run; other rows stay as they were")
+    flags.add_argument("--seconds", type=float, default=1.0, help="for each contender (1)")
+    flags.add_argument("--limit", type=float, default=1.0, help="seconds for an epoch of lanes, about (1)")
+    options = parsed(flags, arguments)
+    names = [name for name in NAMES if options.only in name]
+    options.peak = matmul_peak(0.05 if options.quick else 1.0)
+    kept = [] if options.quick else _kept(options, names)
+    with tempfile.TemporaryDirectory() as folder, programs_kept(folder):  # compiling isn't measured here
+        made = [row for name in (names[:1] if options.quick else names) for row in measure(name, options)]
+    rows = sorted([*kept, *made], key=lambda row: NAMES.index(row["network"]))
+    report = {"machine": machine(), "settings": {"quick": options.quick}, "matmul_peak": options.peak, "rows": rows}
+    write(options.output, "lanes", report, markdown(report))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Two tables: contenders by network, and jaxnet by the number of lanes."""
+    names = [name for name in NAMES if any(row["network"] == name for row in report["rows"])]
+    head = (
+        f"{where(report['machine'])}; matmul peak {report['matmul_peak'] / 1e9:.0f} GFLOP/s. Microseconds for each "
+        "lane and step of 128 examples. Times: how long the faster jitted network at a time takes, over the search."
+    )
+    contenders = [*ONE_AT_A_TIME, "jaxnet, search as planned"]
+    lines = [head, "", "| | " + " | ".join([*contenders, "lanes planned", "times"]) + " |", "| --- |" + " ---: |" * 6]
+    for name in names:
+        found = {row["contender"]: row for row in report["rows"] if row["network"] == name}
+        search = found["jaxnet, search as planned"]
+        cells = [_digits(found[c]["us"]) if c in found else "" for c in contenders]
+        times = min(found[c]["us"] for c in ONE_AT_A_TIME[:2]) / search["us"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {search['planned']} | {times:.2f} |")
+    fused = ("torch.func", "torch.func, compiled", "PyTorch, grouped")
+    columns = ("lanes", "jaxnet", "floor", "bound by", "share of the floor", *fused)
+    lines += ["", f"| fused, in one program | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for row in (row for row in report["rows"] if row["contender"] == "jaxnet"):
+        beside = {r["contender"]: r for r in report["rows"] if r["network"] == row["network"]}
+        cells = [
+            str(row["lanes"]), _digits(row["us"]), _digits(row["floor_us"]), row["bound"],
+            f"{row['floor_us'] / row['us']:.0%}",
+        ]  # fmt: skip
+        for contender in fused:
+            other = beside.get(contender, {"lanes": 0})
+            text = "can't" if "left_out" in other else _digits(other.get("us", 0.0))
+            cells.append(text if other["lanes"] == row["lanes"] else "")
+        lines.append(f"| {row['network']} | {' | '.join(cells)} |")
+    out = {row["contender"]: row for row in report["rows"] if "left_out" in row}
+    lines += [""] * bool(out) + [f"{name} can't: {row['network']}, {row['left_out']}." for name, row in out.items()]
+    return "\n".join(lines)
+
+
+def _kept(options: Any, names: list[str]) -> list[dict[str, Any]]:
+    """Rows of networks that aren't measured now, from the file that is there."""
+    path = options.output / f"lanes_{jax.default_backend()}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in rows if row["network"] not in names]
+
+
+def _init(network: Network) -> Any:
+    return lambda: network.jaxnet.init(jax.random.key(0), network.shape)[0]
+
+
+def _memory() -> float:
+    """Bytes that lanes may take: a quarter of the machine's, or of the device's."""
+    statistics = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] / 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 8
+
+
+def _digits(us: float) -> str:
+    return f"{us:.3g}" if us < 1000 else f"{us:.0f}"
+
+
+if __name__ == "__main__":
+    main()
