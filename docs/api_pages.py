@@ -158,11 +158,14 @@ def one_a_line(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, l
     for section in re.findall(r"^(?:Args|Raises|Attributes):\n(?:  .*(?:\n|$)|\n(?=  ))+", text, re.M):
         text = text.replace(section, re.sub(rf"(?<=[.;])\s+(?={entry}(?:, {entry})*: )", "\n  ", section))
     lines[:] = text.split("\n")
+    if what == "property":  # of which napoleon would take what stands before a colon for the type
+        lines[:] = ["..", "", *GoogleDocstring(text, sphinx.config, sphinx, "method").lines()]
 
 
 def with_defaults(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: Any):
-    """A default that is made anew each time isn't Python, which Sphinx would then not read at all."""
-    return signature and signature.replace("<factory>", "..."), returns
+    """Of a default that isn't Python, such as ``<factory>``, something that is: else Sphinx wouldn't read any of it."""
+    signature = signature and re.sub(r"<class '([\w.]+)'>", r"\1", signature.replace("<factory>", "..."))
+    return signature, returns
 
 
 class Help(SphinxDirective):

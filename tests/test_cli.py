@@ -156,7 +156,7 @@ def test_a_trial_function_with_data_gives_the_numbers_of_a_fit():
 
 def test_people_see_the_plan_and_the_best_and_programs_see_json_alone():
     seen, errors = call(*PROGRAM, "--trials", 3, "--epochs", 2)
-    assert "the file says something" in seen and "3 trials of 2 units: 1 compiled programs" in seen and not errors
+    assert "the file says something" in seen and "3 trials of 2 units: 1 compiled program," in seen and not errors
     rows = [line.split() for line in seen[seen.index("rank") :].splitlines()[:4]]
     table = falling_search(trials=3, epochs=2).ranked()
     assert rows[0] == ["rank", "id", "units", "score", "start"]

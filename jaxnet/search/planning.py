@@ -131,8 +131,9 @@ class Plan:
         seeds = (
             "" if self.repeats == 1 else f" ({self.trials // self.repeats} configurations, {self.repeats} seeds each)"
         )
+        programs = f"{len(self.groups)} compiled program{'s' * (len(self.groups) != 1)}"
         head = (
-            f"{self.trials} trials{seeds} of {of} units: {len(self.groups)} compiled programs, "
+            f"{self.trials} trials{seeds} of {of} units: {programs}, "
             f"{self.waste:.0%} of the arithmetic is padding, at most {in_bytes(most)} at once"
             + (f" on each of {self.devices} devices" if self.devices > 1 else "")
         )
