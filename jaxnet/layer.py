@@ -17,8 +17,8 @@ class Layer(NamedTuple):
     """A named pair of pure functions.
 
     ``init(key, spec) -> (params, state, out_spec)`` draws the parameters. ``spec`` is a ``Spec`` or a shape tuple,
-    without the batch axis; ``serial`` and the other combinators hand on a ``Spec``. No forward pass is run: shapes are inferred, so ``vmap(init)`` over keys is cheap. A shape
-    that can't work is a ``ValueError`` here.
+    without the batch axis (``serial`` and the other combinators hand on a ``Spec``). No forward pass is run: shapes are
+    inferred, so ``vmap(init)`` over keys is cheap. A shape that can't work is a ``ValueError`` here.
 
     ``apply(params, state, x, *, key=None, train=False) -> (y, new_state)`` computes. ``x`` is
     ``[batch, *spec.shape]``, features last; ``train`` is a Python bool; ``key`` is needed in training by layers that

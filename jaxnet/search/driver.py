@@ -26,7 +26,7 @@ from jaxnet.search.result import Network, SearchResult, executed_rungs, kept_net
 from jaxnet.search.schedules import Schedule
 from jaxnet.search.space import Distribution, Hyperparameters, Space
 from jaxnet.stream import Stream, as_source, shapes_of
-from jaxnet.training import Data, Keys, Program, Trial, check_trial, fit, supervised
+from jaxnet.training import Data, Fitted, Keys, Program, Trial, check_trial, fit, supervised
 
 
 def run(
@@ -533,12 +533,12 @@ class _Setup:
             compile_seconds=outcome.compile_seconds, run_seconds=outcome.run_seconds,
         )  # fmt: skip
 
-    def _retrain(self, lane: int, units: int) -> tuple[Network, dict[str, np.ndarray]]:
-        """The network of a lane trained again alone, and its curves."""
+    def _retrain(self, lane: int, units: int) -> tuple[Network, Fitted]:
+        """The network of a lane trained again alone, and what ``fit`` returned."""
         assert self.make_trial is not None and self.train is not None
         made = self.make_trial(Hyperparameters(self.lanes[lane]))
         fitted = fit(made, self.train, self.validation, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=lane)
-        return Network(made.net, *jax.device_get((fitted.params, fitted.state))), fitted.curve
+        return Network(made.net, *jax.device_get((fitted.params, fitted.state))), fitted
 
 
 def _digest_of(configurations: Iterable[Mapping[str, Any]]) -> str:

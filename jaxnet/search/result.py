@@ -20,7 +20,7 @@ from jaxnet.search.lanes import Measured, concrete
 from jaxnet.search.planning import Group, Plan
 from jaxnet.search.schedules import Rung
 from jaxnet.search.space import Hyperparameters, Scale
-from jaxnet.training import Trial
+from jaxnet.training import Fitted, Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,11 +41,15 @@ class Network(NamedTuple):
 
 class Reproduction(NamedTuple):
     """A trial trained again alone: the curves by measure, those of the search, and how far apart they are at most, as a
-    share of the largest value of the measure."""
+    share of the largest value of the measure; infinity where the search has a number and this training has none.
+
+    ``diverged`` is the step at which training was frozen this time, or None; the table's column has the search's.
+    """
 
     curves: dict[str, np.ndarray]
     recorded: dict[str, np.ndarray]
     difference: float
+    diverged: int | None = None
 
 
 class SearchResult:
@@ -103,7 +107,7 @@ class SearchResult:
         compile_seconds: float = 0.0,
         run_seconds: float = 0.0,
         kept: Mapping[int, Callable[[], Any]] | None = None,
-        retrain: Callable[[int, int], tuple[Network, dict[str, np.ndarray]]] | None = None,
+        retrain: Callable[[int, int], tuple[Network, Fitted]] | None = None,
         maximize: bool = False,
         messages: Mapping[int, str] | None = None,
         repeated: Mapping[str, np.ndarray] | None = None,
@@ -181,7 +185,7 @@ class SearchResult:
         """A row's trained network, ``(net, params, state)``, unpadded, with NumPy arrays; for a ``Program`` its carry.
 
         The best trials' are at hand (``keep=`` of the search). Another row is trained again, alone, which takes as long
-        as ``fit`` and gives the row's numbers to rounding.
+        as ``fit`` and gives the row's numbers to rounding; of a diverged one the last finite parameters.
 
         Args:
           row: a row or its id; the default is the best.
@@ -207,18 +211,29 @@ class SearchResult:
           ValueError: as ``network``.
         """
         trial_id = self.row(_id(self.best if row is None else row))["id"]
-        _, curves = self._again(trial_id, self._lane(trial_id, seed))
-        units = len(next(iter(curves.values())))
-        recorded = {name: self.repeated[name][trial_id, seed, :units] for name in curves}
-        gaps = [np.nanmax(np.abs(curves[n] - was)) / max(np.nanmax(np.abs(was)), 1e-30) for n, was in recorded.items()]
-        return Reproduction(curves, recorded, float(max(gaps)))
+        units = self._units(trial_id)
+        _, fitted = self._again(trial_id, self._lane(trial_id, seed))
+        curves, recorded, gaps = {}, {}, []
+        for name, curve in fitted.curve.items():
+            done = curve if fitted.diverged is None else curve[:-1]  # what a search doesn't count, either
+            again = curves[name] = np.concatenate([done, np.full(units - len(done), np.nan)])
+            was = recorded[name] = self.repeated[name][trial_id, seed, :units]
+            both = np.isfinite(again) & np.isfinite(was)
+            gap = np.abs(again[both] - was[both]).max(initial=0) / np.abs(was[both]).max(initial=1e-30)
+            gaps.append(np.inf if (np.isfinite(was) & ~np.isfinite(again)).any() else gap)
+        return Reproduction(curves, recorded, float(max(gaps)), fitted.diverged)
 
     def _lane(self, trial_id: int, seed: int) -> int:
         if not 0 <= seed < self.repeats:
             raise ValueError(f"there is no seed {seed}; they run from 0 to {self.repeats - 1}")
         return trial_id * self.repeats + seed
 
-    def _again(self, trial_id: int, lane: int) -> tuple[Network, dict[str, np.ndarray]]:
+    def _units(self, trial_id: int) -> int:
+        """How far a trial trains again: as far as it did, or, where it diverged, until it does."""
+        diverged = self.table["status"][trial_id] == "diverged"
+        return self.curves.shape[1] if diverged else int(self.table["units"][trial_id])
+
+    def _again(self, trial_id: int, lane: int) -> tuple[Network, Fitted]:
         if trial_id in self.messages:
             raise ValueError(f"trial {trial_id} failed: {self.messages[trial_id]}")
         if self._retrain is None:
@@ -227,7 +242,7 @@ class SearchResult:
                 f"{sorted({kept // self.repeats for kept in self._kept})}; search with a larger keep=, or train it: "
                 f"jn.fit(trial(result.hyperparameters({trial_id})), ..., key=key, trial_id={lane})"
             )
-        return self._retrain(lane, int(self.table["units"][trial_id]) or self.curves.shape[1])
+        return self._retrain(lane, self._units(trial_id))
 
     def to_pandas(self) -> Any:
         """The table as a pandas ``DataFrame`` (the extra ``report`` installs pandas)."""

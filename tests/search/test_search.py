@@ -204,6 +204,10 @@ def test_a_diverging_lane_changes_no_other_and_is_never_best():
     assert mixed.best["id"] != 1 and [row["id"] for row in mixed.ranked()].count(1) == 0
     alone = jn.fit(poisoned(jn.hp(rate=1e30, hidden=4)), TRAIN, VALIDATION, epochs=4, key=jax.random.key(0), trial_id=1)
     assert alone.diverged == step
+    again = mixed.reproduce(1)
+    assert again.diverged == step and again.difference < 1e-5 and mixed.reproduce(0).diverged is None
+    finite = [np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixed.network(1).params)]
+    assert all(finite) and np.array_equal(np.isnan(again.curves["train_loss"]), np.isnan(mixed.curves[1]))
     with pytest.raises(ValueError, match="all 2 trials diverged; try lower learning rates"):
         _ = run([1e30, 1e30], 2).best
 
