@@ -83,6 +83,7 @@ from jaxnet import metrics as metrics
 from jaxnet.constraints import max_norm as max_norm
 
 # Training.
+from jaxnet.callback import Callback as Callback
 from jaxnet.stream import Stream as Stream
 from jaxnet.training import Fitted as Fitted
 from jaxnet.training import Trial as Trial

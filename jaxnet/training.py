@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxnet.callback import Callback, check_callbacks
 from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, input_spec
 from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
@@ -159,6 +160,7 @@ def fit(
     stop: Callable[[dict[str, np.ndarray]], bool] | None = None,
     shuffle: str = "shared",
     trial_id: int = 0,
+    callbacks: Iterable[Callback] = (),
 ) -> Fitted:
     """Trains one trial: a search of one.
 
@@ -177,6 +179,7 @@ def fit(
         ``patience``).
       shuffle: "shared" or "own", as in a search; each epoch has its own order either way.
       trial_id: the trial's place in a search of the same key.
+      callbacks: objects of ``jn.Callback``, told of every epoch.
 
     Raises:
       ValueError, TypeError: before training, for data that are empty, not finite, of different lengths, fewer than a
@@ -190,13 +193,17 @@ def fit(
     (3.0, 1.0, 20)
     """
     check_count("epochs", epochs)
+    callbacks = check_callbacks(callbacks)
     train, validation = as_source(train, "train"), None if validation is None else as_source(validation, "validation")
     check_trial(trial, train, validation)
     keys = Keys.of(key)
     examples = batch_count(train), None if validation is None else batch_count(validation)
     init, advance = _compiled(trial, input_spec(shapes_of(train)[0]), *examples, shuffle)
     feed = parts_feeder(train, validation, keys.order, shuffle, int(trial.batch_size), EVALUATION_BATCH)
-    carry, curve, measures = init(keys.init(trial_id)), Named[np.ndarray](), {}
+    carry, curve, epoch, diverged = init(keys.init(trial_id)), Named[np.ndarray](), 0, -1
+    for callback in callbacks:
+        callback.on_start(None)
+        callback.on_trial_start(trial_id, {})
     for epoch in range(epochs):
         unit_key, parts = keys.unit(trial_id, epoch), Parts.of(feed(epoch))
         carry, measures = run_parts(
@@ -207,10 +214,18 @@ def fit(
         for name, value in measures.items():
             if name not in ("score", "diverged"):
                 curve[name] = np.append(curve.get(name, []), value)
-        if measures["diverged"] >= 0 or (stop is not None and stop(curve)):
+        diverged = int(measures.pop("diverged"))
+        told = {name: np.full(1, value if diverged < 0 else np.nan) for name, value in measures.items()}
+        for callback in callbacks:
+            callback.on_unit(np.array([trial_id]), np.zeros(1, int), epoch + 1, told)
+        if diverged >= 0 or (stop is not None and stop(curve)):
             break
-    diverged = int(measures["diverged"])
-    return Fitted(carry.params, carry.state, curve, None if diverged < 0 else diverged)
+    status = "diverged" if diverged >= 0 else "completed" if epoch + 1 == epochs else "stopped"
+    fitted = Fitted(carry.params, carry.state, curve, None if diverged < 0 else diverged)
+    for callback in callbacks:
+        callback.on_trial_end(trial_id, status)
+        callback.on_end(fitted)
+    return fitted
 
 
 def evaluate(trial: Trial, params: Any, state: Any, data: Data) -> dict[str, float]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxnet.callback import Callback
 from jaxnet.data import Data, check_count
 from jaxnet.hints import needs
 from jaxnet.search import driver
@@ -92,7 +94,7 @@ def optimize(
         with _stoppable(study):
             result = driver.run(
                 trial, space, train, validation, trials=n_trials, epochs=epochs, key=key, sampler=lambda *_: live,
-                schedule=live.schedule(), maximize=live.sign < 0, lanes=live.batch, **options,
+                schedule=live.schedule(), maximize=live.sign < 0, lanes=live.batch, callbacks=[live], **options,
             )  # fmt: skip
     finally:
         live.end()
@@ -111,14 +113,13 @@ def _stoppable(study: optuna.Study) -> Iterator[None]:
         study._thread_local.in_optimize_loop = False
 
 
-class _Live:
-    """The study as a proposer, and its pruner as a schedule."""
+class _Live(Callback):
+    """The study as a proposer, its pruner as a schedule, and its trials' intermediate values as a callback's."""
 
     def __init__(self, study: optuna.Study, space: Space, batch: int, epochs: int, callbacks: Sequence[Any]):
         self.study, self.space, self.batch, self.epochs, self.callbacks = study, space, batch, epochs, callbacks
         self.sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
         self.trials: list[optuna.Trial] = []
-        self.reported: list[int] = []  # epochs, by trial
         self.over: set[int] = set()
         self.prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
 
@@ -128,13 +129,15 @@ class _Live:
     def tell(self, ids: np.ndarray, curves: np.ndarray, finished: np.ndarray) -> None:
         for i, curve, over in zip(ids.tolist(), np.asarray(curves, float), finished.tolist(), strict=True):
             values = curve[: int(np.isfinite(curve).cumprod().sum())]
-            for epoch in range(self.reported[i], len(values)):
-                self.trials[i].report(self.sign * values[epoch], epoch + 1)
-            self.reported[i] = len(values)
             if over and len(values) == self.epochs:
                 self._finish(i, TrialState.COMPLETE, self.sign * values[-1])
             elif over:
                 self._finish(i, TrialState.FAIL)
+
+    def on_unit(self, trials: np.ndarray, seeds: np.ndarray, units: int, measures: Mapping[str, np.ndarray]) -> None:
+        for i, score in zip(trials.tolist(), measures["score"].tolist(), strict=True):
+            if math.isfinite(score):
+                self.trials[i].report(score, units)
 
     def schedule(self) -> Schedule:
         """Batch after batch; with a pruner, epoch after epoch, of those that it leaves."""
@@ -150,7 +153,9 @@ class _Live:
                 if self.study._stop_flag:
                     return
 
-        return Schedule(lambda units: None, rungs, "the study's pruner", lambda trials, units: float(units))
+        return Schedule(
+            lambda units: None, rungs, "the study's pruner", lambda trials, units: float(units), pauses=False
+        )
 
     def end(self) -> None:
         """What was asked for and isn't over was interrupted."""
@@ -174,7 +179,6 @@ class _Live:
     def _propose(self) -> dict[str, Any]:
         trial, configuration = allowed_trial(self.study, self.space, self.study.ask, self._suggest)
         self.trials.append(trial)
-        self.reported.append(0)
         return configuration
 
     def _suggest(self, trial: optuna.Trial, name: str, distribution: Distribution) -> Any:

@@ -55,7 +55,7 @@ def curve_extrapolation(threshold: float = 0.05, start: int = 5, every: int = 5)
             scores = yield [Rung(ids, done, len(ids))]
 
     label = f"curve_extrapolation({threshold}, {start}, {every})"
-    return Schedule(lambda units: None, rungs, label, lambda trials, units: float(units))
+    return Schedule(lambda units: None, rungs, label, lambda trials, units: float(units), pauses=False)
 
 
 class Prediction(NamedTuple):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxnet.callback import Callback, check_callbacks
 from jaxnet.data import check_count, input_spec
 from jaxnet.hints import did_you_mean
 from jaxnet.layer import Size
@@ -48,6 +49,7 @@ def run(
     keep: int = 10,
     directory: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
+    callbacks: Iterable[Callback] = (),
 ) -> SearchResult:
     """Trains every configuration that the sampler proposes, many at once, and returns the table.
 
@@ -84,6 +86,7 @@ def run(
         another search (space, key, trial function, data, versions) is refused with what differs. What the trial
         function calls isn't looked into.
       progress: None shows what runs, what is best and how trials ended, when standard error is a terminal.
+      callbacks: objects of ``jn.Callback``, told of units and trials as they finish.
 
     A lane whose loss or parameters go non-finite is frozen at that step, keeps its last finite parameters, is marked
     "diverged", is never best, and touches no other lane. A configuration from which no trial can be built (a kernel
@@ -108,7 +111,7 @@ def run(
     >>> result.curves.shape, sorted(result.best)[:3], result.best["score"] < 0.1
     ((8, 20), ['diverged', 'hidden', 'id'], True)
     """
-    alone, first = jax.process_count() == 1, jax.process_index() == 0
+    alone, first, callbacks = jax.process_count() == 1, jax.process_index() == 0, check_callbacks(callbacks)
     with failing_together(), contextlib.ExitStack() as stack:
         setup = _Setup(
             trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, maximize, include,
@@ -127,8 +130,8 @@ def run(
         try:
             outcome = run_plan(
                 setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
-                keep=keep, extract=extract, progress=bar, maximize=maximize, proposals=setup.proposals(the_plan),
-                points=setup.points, devices=setup.devices,
+                keep=keep, extract=extract, progress=bar, callbacks=callbacks * first, maximize=maximize,
+                proposals=setup.proposals(the_plan), points=setup.points, devices=setup.devices,
             )  # fmt: skip
         except KeyboardInterrupt:
             if setup.journal is not None and first:
@@ -140,7 +143,10 @@ def run(
                     file=sys.stderr,
                 )
             raise
-        return setup.result(the_plan, outcome)
+        result = setup.result(the_plan, outcome)
+        for callback in callbacks * first:
+            callback.on_end(result)
+        return result
 
 
 def random_search(

@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.callback import Callback
 from jaxnet.layer import Size
 from jaxnet.search.devices import Devices, SharedJournal, everywhere, from_first, gathered
 from jaxnet.search.journal import Journal
@@ -94,6 +95,7 @@ def run_plan(
     keep: int = 0,
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
     maximize: bool = False,
     proposals: Proposals | None = None,
     points: np.ndarray | None = None,
@@ -111,7 +113,7 @@ def run_plan(
       journal: what was finished before, and where what finishes is written down.
       keep: how many of the best trials' carries come to the host, of those that trained for all units.
       extract: what of a carry is kept.
-      progress: told of every unit.
+      progress: shows how it stands. callbacks: are told what happens.
       maximize: whether higher scores are better.
       proposals: where configurations come from that aren't there yet.
       points: where the configurations lie in the unit cube, for a schedule that models scores.
@@ -122,7 +124,9 @@ def run_plan(
         a second signal, or one without a journal, raises it at once.
     """
     devices = devices or Devices()
-    run = _Run(program, plan, configurations, keys, keep, extract, progress, journal, maximize, proposals, devices)
+    run = _Run(
+        program, plan, configurations, keys, keep, extract, progress, callbacks, journal, maximize, proposals, devices
+    )
     return run.to_its_end(schedule or full(), () if points is None else (points,))
 
 
@@ -186,7 +190,8 @@ class _Run:
 
     def __init__(
         self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress,
-        journal: Journal | SharedJournal | None, maximize: bool, proposals: Proposals | None, devices: Devices,
+        callbacks: Sequence[Callback], journal: Journal | SharedJournal | None,
+        maximize: bool, proposals: Proposals | None, devices: Devices,
     ):  # fmt: skip
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
         self.keep, self.extract, self.journal, self.proposals = keep, extract, journal, proposals
@@ -196,6 +201,7 @@ class _Run:
         self.trials = proposals.trials if proposals else len(configurations) // plan.repeats
         lanes = self.trials * plan.repeats
         self.progress = progress or Progress(configurations, lanes, show=False)
+        self.story = _Story(plan, configurations, self.trials, [*[self.progress] * self.progress.shown, *callbacks])
         self.outcome = Outcome({"score": np.full((lanes, plan.units), np.nan)}, np.full(lanes, -1), {})
         self.units = np.zeros(lanes, int)  # that each has trained for
         self.reached = np.zeros(self.trials, int)  # units to which the schedule has sent each trial
@@ -226,10 +232,13 @@ class _Run:
         self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
         try:
             with self._stopping_in_good_order():
+                self.story.begin()
                 rungs = self._agreed(next(steps, None))
                 while rungs is not None:
                     self.outcome.rungs.append(rungs)
                     self.rung[:] = -1  # who is paused since an earlier step is in none of these
+                    if not schedule.pauses:
+                        self._drop(rungs)
                     for ids in self._parts(rungs):
                         self._train(rungs, ids)
                     try:
@@ -238,6 +247,7 @@ class _Run:
                         rungs = None
                     rungs = self._agreed(rungs)
             self.rung[:] = -1
+            self.story.end()
             self._tell()
         finally:
             self.compilers.shutdown(cancel_futures=True)
@@ -259,6 +269,13 @@ class _Run:
             return rungs
         told = from_first(lambda: rungs and [[rung.ids, int(rung.units), int(rung.promoted)] for rung in rungs])
         return told and [Rung(*rung) for rung in told]
+
+    def _drop(self, rungs: Sequence[Rung]) -> None:
+        """Trials that aren't in rungs any more have ended."""
+        ids = set(np.concatenate([rung.ids for rung in rungs]).tolist())
+        self.story.end(ids)
+        for i in [i for i in self.parked if i // self.repeats not in ids]:
+            del self.parked[i]
 
     def _parts(self, rungs: Sequence[Rung]) -> Iterator[np.ndarray]:
         """The trials of rungs in parts that train one after the other: all, or as they are proposed."""
@@ -316,6 +333,7 @@ class _Run:
             inside = rung.ids[np.isin(rung.ids, ids)]
             lanes = self._lane_ids(inside)
             self.rung[lanes], self.reached[inside] = number, rung.units
+            self.story.recall(lanes, np.minimum(self.units[lanes], rung.units), self.outcome)
             self.batches.extend(self._cut_rung(rung, lanes))
         order = {id(group): i for i, group in enumerate(self.plan.groups)}
         self.batches = collections.deque(sorted(self.batches, key=lambda batch: order[id(batch.group)]))
@@ -415,6 +433,7 @@ class _Run:
     def _start(self, chunk: _Chunk) -> None:
         """The chunk's hyperparameters as arrays, its lanes if they were parked, and its first unit."""
         group = chunk.batch.group
+        self.story.start(chunk.ids)
         padded = np.resize(chunk.ids, chunk.batch.lanes)  # repeats fill a chunk, and are not read
         padded = padded[self.devices.places(chunk.batch.lanes)]
         values = {}
@@ -444,7 +463,7 @@ class _Run:
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
         share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
-        rung = chunk.batch.rung
+        rung, unit = chunk.batch.rung, chunk.unit
         try:
             parts = self._told_by_all(lambda: future.result()[0])  # of each process the measures of its lanes
             self.outcome.measured[chunk.batch.group].run_seconds += future.result()[1]
@@ -461,6 +480,7 @@ class _Run:
         self.done += share
         if chunk.unit < rung.units and going and not self.stopping:
             self._advance(chunk)
+            self.story.unit(chunk.ids, unit, self.outcome)
             return
         if not going:  # nothing is left to train
             self.done += share * (rung.units - chunk.unit)
@@ -478,6 +498,7 @@ class _Run:
             parked = self._park(chunk, rung.promoted)
         if self.journal is not None:
             self._write_down(self.journal, chunk, parked, kept)
+        self.story.unit(chunk.ids, unit, self.outcome)
 
     def _record(self, chunk: _Chunk, measures: dict[str, np.ndarray]) -> bool:
         """Writes down what a unit measured; whether any lane goes on."""
@@ -489,7 +510,6 @@ class _Run:
         for name, value in measures.items():
             column = outcome.history.setdefault(name, np.full_like(outcome.history["score"], np.nan))
             column[ids, chunk.unit] = np.where(going, value, np.nan)
-        self.progress.unit(ids, np.where(going, measures["score"], np.nan))
         return bool(going.any())
 
     def _tell(self) -> None:
@@ -502,14 +522,7 @@ class _Run:
             what = ", ".join(filter(None, (group.sizes_text, group.static_text)))
             count = f"{len(chunk.ids)} trial{'s' * (len(chunk.ids) > 1)}"
             running.append(f"{count}, unit {chunk.unit + 1} of {rung.units}{': ' * bool(what)}{what}")
-        fine, full = self.outcome.diverged < 0, self.units == self.plan.units
-        ends = {
-            "completed": fine & full,
-            "stopped": fine & ~full & (self.rung < 0) & (self.units > 0),
-            "diverged": ~fine,
-        }
-        counts = {name: int(who.sum()) for name, who in ends.items()} | {"failed": len(self.plan.failed)}
-        self.progress.now(self.done, running, len(self.compiling), counts)
+        self.progress.now(self.done, running, len(self.compiling))
 
     def _write_down(self, journal: Journal | SharedJournal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
         """What a chunk's rung gave: its lanes first, then the record by which they are known."""
@@ -626,6 +639,83 @@ class _Run:
         if self.journal is not None:
             self.journal.append({"group": group, "most": lanes // self.devices.count})  # another day on more, or fewer
         self._prepare(dataclasses.replace(batch, lanes=lanes, ids=ids))
+
+
+class _Story:
+    """What callbacks have been told, and what is to be told: each trial's start, units and end once, in this order.
+
+    Args:
+      plan, configurations: of the search. trials: how many there will be. callbacks: who is told.
+    """
+
+    def __init__(self, plan: Plan, configurations: Configurations, trials: int, callbacks: Sequence[Callback]):
+        self.plan, self.configurations, self.callbacks = plan, configurations, callbacks
+        self.units = np.zeros((trials, plan.repeats), int)  # told of each lane
+        self.lost = np.zeros((trials, plan.repeats), bool)  # lanes that were told to have diverged
+        self.going: dict[int, None] = {}  # trials that have started and not ended, in the order of their start
+        self.over = np.zeros(trials, bool)
+
+    def begin(self) -> None:
+        for callback in self.callbacks:
+            callback.on_start(self.plan)
+
+    def start(self, lanes: np.ndarray) -> None:
+        """Lanes begin to train, or go on."""
+        if not self.callbacks:
+            return
+        for trial in np.unique(lanes // self.plan.repeats).tolist():
+            if trial not in self.going and not self.over[trial]:
+                self.going[trial] = None
+                for callback in self.callbacks:
+                    callback.on_trial_start(trial, self.configurations[trial * self.plan.repeats])
+
+    def unit(self, lanes: np.ndarray, unit: int, outcome: Outcome) -> None:
+        """Lanes have finished a unit; what ran before, for more lanes than memory held, isn't told again."""
+        if not self.callbacks:
+            return
+        trials, seeds = np.divmod(lanes, self.plan.repeats)
+        new = (self.units[trials, seeds] == unit) & ~self.lost[trials, seeds]
+        lanes, trials, seeds = lanes[new], trials[new], seeds[new]
+        if not len(lanes):
+            return
+        measures = {name: history[lanes, unit] for name, history in outcome.history.items()}
+        self.units[trials, seeds] = unit + 1
+        self.lost[trials, seeds] = ~np.isfinite(measures["score"])
+        for callback in self.callbacks:
+            callback.on_unit(trials, seeds, unit + 1, measures)
+        last = self.lost | (self.units == self.plan.units)
+        for trial in np.unique(trials[last[trials].all(axis=1)]).tolist():
+            self._end(trial)
+
+    def recall(self, lanes: np.ndarray, units: np.ndarray, outcome: Outcome) -> None:
+        """What a journal gave back of lanes, as far as they have come; and trials that have failed."""
+        if not self.callbacks:
+            return
+        for trial in np.unique(lanes // self.plan.repeats).tolist():
+            if trial * self.plan.repeats in self.plan.failed and not self.over[trial]:
+                self.start(np.array([trial * self.plan.repeats]))
+                self._end(trial)
+        for unit in range(units.max(initial=0)):
+            known = lanes[units > unit]
+            self.start(known)
+            self.unit(known, unit, outcome)
+
+    def end(self, but: Collection[int] = ()) -> None:
+        """All trials have ended that have started, but some."""
+        for trial in [trial for trial in self.going if trial not in but]:
+            self._end(trial)
+
+    def _end(self, trial: int) -> None:
+        self.over[trial] = True
+        del self.going[trial]
+        if trial * self.plan.repeats in self.plan.failed:
+            status = "failed"
+        elif self.lost[trial].any():
+            status = "diverged"
+        else:
+            status = "completed" if (self.units[trial] == self.plan.units).all() else "stopped"
+        for callback in self.callbacks:
+            callback.on_trial_end(trial, status)
 
 
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxnet.callback import Callback
+
 MOST_LINES = 4  # of what runs at the moment
 
 
-class Progress:
+class Progress(Callback):
     """What runs, the best configuration so far, how trials ended, and time left; nothing where there is no terminal.
 
     Args:
@@ -42,8 +44,9 @@ class Progress:
         repeats: int = 1,
     ):
         self.configurations, self.lanes, self.maximize, self.repeats = configurations, lanes, maximize, repeats
-        self.best = None
-        self.share, self.running, self.compiling, self.counts = 0.0, [], 0, {}
+        self.best: tuple[float, int] | None = None  # score and trial
+        self.share, self.running, self.compiling = 0.0, [], 0
+        self.counts: dict[str, int] = dict.fromkeys(("completed", "stopped", "diverged", "failed"), 0)
         self._live: Any = None
         if not (sys.stderr.isatty() if show is None else show):
             return
@@ -75,39 +78,37 @@ class Progress:
             self._live.stop()
             if error is None:
                 elapsed = self._bar.tasks[0].elapsed or 0.0
-                best = (
-                    ""
-                    if self.best is None
-                    else f"; best score at any time {self.best[0]:.4g}, trial {self.best[1] // self.repeats}"
-                )
+                best = "" if self.best is None else f"; best score at any time {self.best[0]:.4g}, trial {self.best[1]}"
                 self._console.print(f"{self._done()} in {elapsed:.0f} s{best}", markup=False, highlight=False)
 
-    def unit(self, ids: Sequence[int] | np.ndarray, scores: np.ndarray) -> None:
-        """A unit of a chunk is over: its trials, and their scores, NaN for those that don't go on."""
-        if not self.shown or not np.isfinite(scores).any():
+    def on_unit(self, trials: np.ndarray, seeds: np.ndarray, units: int, measures: Mapping[str, np.ndarray]) -> None:
+        scores = measures["score"]
+        if not np.isfinite(scores).any():
             return
         i = int(np.nanargmax(scores) if self.maximize else np.nanargmin(scores))
         better = self.best is None or (scores[i] > self.best[0] if self.maximize else scores[i] < self.best[0])
         if better:
-            self.best = float(scores[i]), int(ids[i])
+            self.best = float(scores[i]), int(trials[i])
 
-    def now(self, share: float, running: Sequence[str], compiling: int, counts: Mapping[str, int]) -> None:
+    def on_trial_end(self, trial: int, status: str) -> None:
+        self.counts[status] += 1
+
+    def now(self, share: float, running: Sequence[str], compiling: int) -> None:
         """How it stands.
 
         Args:
           share: of the search's work that is done.
           running: a line for each chunk that runs. compiling: how many programs are being compiled.
-          counts: how many lanes are over, by how they ended.
         """
         if self.shown:
-            self.share, self.running, self.compiling, self.counts = share, list(running), compiling, dict(counts)
+            self.share, self.running, self.compiling = share, list(running), compiling
             self._bar.update(self._task, completed=min(share, 1.0), done=self._done())
 
     def _done(self) -> str:
         done = sum(self.counts.values())
         bad = "".join(f", {count} {name}" for name, count in self.counts.items() if count and name != "completed")
         seeds = f", {self.repeats} seeds each" if self.repeats > 1 else ""
-        return f"{done // self.repeats}/{self.lanes // self.repeats} configurations{seeds}{bad}"
+        return f"{done}/{self.lanes // self.repeats} configurations{seeds}{bad}"
 
     def _lines(self) -> Any:
         """What the terminal shows, read by the thread that draws it."""
@@ -116,8 +117,8 @@ class Progress:
 
         lines = []
         if self.best is not None and math.isfinite(self.best[0]):
-            score, lane = self.best
-            lines.append(f"best     {score:.4g}, trial {lane // self.repeats}: {_told(self.configurations[lane])}")
+            score, trial = self.best
+            lines.append(f"best     {score:.4g}, trial {trial}: {_told(self.configurations[trial * self.repeats])}")
         running = self.running
         lines += [f"{'running ' if i == 0 else '        '} {line}" for i, line in enumerate(running[:MOST_LINES])]
         if len(running) > MOST_LINES:

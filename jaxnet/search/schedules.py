@@ -42,7 +42,9 @@ class Schedule(NamedTuple):
     when all scores are the same. ``average(trials, units)`` is the number of units that a trial trains on average;
     where there is none, that is rehearsed, too. With ``points`` the generator is called as ``rungs(trials, units,
     points)``; points, ``[trials, entries of the space]``, are where the configurations lie in the unit cube, NaN for
-    those that haven't been proposed yet, and are filled in as they are.
+    those that haven't been proposed yet, and are filled in as they are. Without ``pauses`` a trial that is left out of
+    a step comes in none of the later ones, so callbacks are told there that it has stopped, not when the search is
+    over, and its lane is forgotten.
     """
 
     trials: Callable[[int], int | None]
@@ -50,6 +52,7 @@ class Schedule(NamedTuple):
     label: str = ""
     average: Callable[[int, int], float] | None = None
     points: bool = False
+    pauses: bool = True
 
 
 def full() -> Schedule:
@@ -95,7 +98,7 @@ def successive_halving(eta: int = 3, least: int = 1) -> Schedule:
             except StopIteration:
                 return
 
-    return Schedule(lambda units: None, rungs, f"successive_halving({eta}, {least})")
+    return Schedule(lambda units: None, rungs, f"successive_halving({eta}, {least})", pauses=False)
 
 
 def hyperband(eta: int = 3, counts: str = "algorithm") -> Schedule:
@@ -147,7 +150,7 @@ def hyperband(eta: int = 3, counts: str = "algorithm") -> Schedule:
                     continue
             together = going
 
-    return Schedule(lambda units: sum(n for _, n in sizes(units)), rungs, f"hyperband({eta}, {counts!r})")
+    return Schedule(lambda units: sum(n for _, n in sizes(units)), rungs, f"hyperband({eta}, {counts!r})", pauses=False)
 
 
 def median_stopping(start: int = 1, every: int = 1) -> Schedule:
@@ -181,7 +184,7 @@ def median_stopping(start: int = 1, every: int = 1) -> Schedule:
             done = min(done + every, units)
             scores = yield [Rung(ids, done, len(ids))]
 
-    return Schedule(lambda units: None, rungs, f"median_stopping({start}, {every})")
+    return Schedule(lambda units: None, rungs, f"median_stopping({start}, {every})", pauses=False)
 
 
 def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:

@@ -20,13 +20,13 @@ def test_it_is_quiet_where_output_is_no_terminal(capsys, key):
 def test_it_tells_what_runs_what_is_best_and_how_trials_ended(capsys):
     configurations = [{"rate": 0.1 * i, "act": max} for i in range(8)]
     with Progress(configurations, 8, show=True) as progress:
-        progress.unit([0, 1], np.array([np.nan, np.nan]))
+        progress.on_unit(*unit([0, 1], [np.nan, np.nan]))
         assert progress.best is None
         for ids, scores in (([0, 1], [0.5, np.nan]), ([2, 3], [0.25, 0.125]), ([4, 5], [0.4, 0.3])):
-            progress.unit(ids, np.array(scores))
-        progress.now(
-            0.75, [f"2 trials, unit {i} of 9: hidden 10-20" for i in range(6)], 2, {"completed": 5, "diverged": 1}
-        )
+            progress.on_unit(*unit(ids, scores))
+        for i in range(6):
+            progress.on_trial_end(i, "completed" if i else "diverged")
+        progress.now(0.75, [f"2 trials, unit {i} of 9: hidden 10-20" for i in range(6)], 2)
         text = shown(progress)
     assert "75%" in text and "6/8 configurations, 1 diverged" in text
     assert "best     0.125, trial 3: rate 0.3, act max" in text
@@ -39,8 +39,8 @@ def test_it_tells_what_runs_what_is_best_and_how_trials_ended(capsys):
 
 def test_higher_may_be_better():
     with Progress([{}] * 4, 4, show=True, maximize=True) as progress:
-        progress.unit([0, 1], np.array([0.5, 0.75]))
-        progress.unit([2, 3], np.array([np.nan, 0.7]))
+        progress.on_unit(*unit([0, 1], [0.5, 0.75]))
+        progress.on_unit(*unit([2, 3], [np.nan, 0.7]))
     assert progress.best == (0.75, 1)
 
 
@@ -56,6 +56,11 @@ def test_a_search_tells_how_its_trials_ended(key, capsys):
     )  # fmt: skip
     assert result.counts == {"completed": 1, "diverged": 2, "stopped": 6}
     assert "9/9 configurations, 6 stopped, 2 diverged in" in capsys.readouterr().err
+
+
+def unit(trials, scores):
+    """Arguments of a callback's ``on_unit``."""
+    return np.array(trials), np.zeros(len(trials), int), 1, {"score": np.array(scores)}
 
 
 def shown(progress):
