@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnet.hints import needs
 from jaxnet.layer import Layer, Spec
 
 _MAGIC = b"jaxnet\n\x01"  # the line end shows a transfer that took the file for text
@@ -163,7 +164,8 @@ def _not_whole(path: str | os.PathLike[str], kind: str, problem: object) -> Valu
 
 
 def _write_safetensors(path: str, tree: Any) -> None:
-    from safetensors.numpy import save
+    with needs("safetensors"):
+        from safetensors.numpy import save
 
     arrays = by_path(tree, slashed)
     if len(arrays) < len(jax.tree.leaves(tree)):
@@ -177,7 +179,8 @@ def _write_safetensors(path: str, tree: Any) -> None:
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, deserialize
+    with needs("safetensors"):
+        from safetensors import SafetensorError, deserialize
 
     with open(path, "rb") as file:
         content = file.read()

@@ -1,20 +1,23 @@
 """The command line: searches over a trial function in a file, without a script around it.
 
 ``FILE.py:NAME`` names a function from hyperparameters to a ``jn.Trial``, or a ``jn.search.Program``. The same file has
-``space``, a ``jn.Space``, and (for a trial) ``train`` and ``validation``: pairs ``(inputs, targets)``, or functions
-without arguments that return them. ``--space``, ``--train`` and ``--validation`` take other names. With ``--directory``
-the call is written down before anything is trained, each chunk as it is finished, and the result at the end::
+``space``, a ``jn.Space``, and (for a trial) ``train`` and ``validation``: pairs ``(inputs, targets)``, a ``jn.Stream``,
+or functions without arguments that return them. ``--space``, ``--train`` and ``--validation`` take other names. With
+``--directory`` the call is written down before anything is trained, each chunk as it is finished, and the result at the
+end::
 
     python -m jaxnet plan mine.py:trial --trials 64 --epochs 9
     python -m jaxnet search mine.py:trial --trials 64 --epochs 9 --directory runs/mine
     python -m jaxnet search mine.py:trial --epochs 27 --schedule hyperband --json > result.json
     python -m jaxnet resume runs/mine
     python -m jaxnet report runs/mine
+    python -m jaxnet export runs/mine
     python -m jaxnet doctor
 
 Exit codes: 0 all is well; 1 the search or the self-test failed, or no trial has a score; 2 wrong usage, or something
-that is missing, found before anything was trained; 3 the search to report on isn't finished; 130 interrupted (Ctrl-C).
-With ``--json`` standard output is one JSON document, and all that is for people goes to standard error.
+that is missing, found before anything was trained; 3 the search to report on, or export from, isn't finished; 130
+interrupted (Ctrl-C). With ``--json`` standard output is one JSON document, and all that is for people goes to standard
+error.
 
 What is slow to import is imported by the command that needs it. The extra ``cli`` installs typer, which this is built
 on.
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 FAILED, WRONG, UNFINISHED, INTERRUPTED = 1, 2, 3, 130
 SAMPLERS = ("random", "sobol", "grid", "bayesian")
 SCHEDULES = ("full", "successive_halving", "hyperband", "median_stopping", "curve_extrapolation", "freeze_thaw")
-CALL, RESULT, REPORT = "call.json", "result.msgpack", "report.html"  # files beside the journal
+CALL, RESULT, REPORT, EXPORT = "call.json", "result.msgpack", "report.html", "best.jaxexport"  # beside the journal
 MODULE = "jaxnet_searched"  # what the user's file is imported as
 BEST = 10  # rows of the table that is printed
 
@@ -56,6 +59,7 @@ Examples:
   python -m jaxnet search mine.py:trial --trials 64 --epochs 9 --directory runs/mine
   python -m jaxnet resume runs/mine
   python -m jaxnet report runs/mine
+  python -m jaxnet export runs/mine
   python -m jaxnet doctor
 
 \b
@@ -63,7 +67,7 @@ Exit codes:
   0    all is well
   1    the search or the self-test failed, or no trial has a score
   2    wrong usage, or something that is missing; nothing was trained
-  3    report: the search isn't finished
+  3    report, export: the search isn't finished
   130  interrupted (Ctrl-C)"""
 SEARCH_EPILOG = """\b
 Examples:
@@ -177,7 +181,7 @@ class Call:
         given = {"--train": self.train, "--validation": self.validation}
         if not isinstance(trial, search.Program):
             for flag, name in given.items():
-                wanted = "a pair (inputs, targets), or a function that returns one"
+                wanted = "a pair (inputs, targets), a jn.Stream, or a function that returns one"
                 value = _named(module, name or flag[2:], flag, wanted, _is_data, _is_own_data)
                 with _blaming(self.file):
                     data.append(value() if callable(value) else value)
@@ -346,27 +350,54 @@ def report(
     """Write an HTML page to look at a finished search with; it needs no network."""
     with _speaking(json, traceback) as out:
         call = _read_call(directory)
-        if not (directory / RESULT).is_file():
-            from jaxnet.search.journal import read_records, trials_with_results
-
-            journal = directory / "journal"
-            records, _ = read_records(journal.read_bytes() if journal.is_file() else b"")
-            done = trials_with_results(records, call.repeats)
-            of = f" of {call.trials}" if call.trials else ""
-            raise Refused(
-                f"the search in {str(directory)!r} isn't finished: {done}{of} trials have results so far. Wait for it, "
-                f"or go on with: python -m jaxnet resume {directory}",
-                UNFINISHED,
-            )
         path = output or directory / REPORT
-        try:
-            _load(directory).report(path, title=call.target)
-        except ImportError as error:
-            raise Refused(f"a report: {error}") from error
-        except OSError as error:
-            raise Refused(f"{str(path)!r} can't be written: {error.strerror}") from error
+        result = _load(_finished(directory, call))
+        with _writing(path, "report"):
+            result.report(path, title=call.target)
         print(f"Wrote {path}")
         _emit(out, {"report": str(path)})
+
+
+@app.command(
+    short_help="Write a network of a finished search as a program.",
+    epilog="\b\nExample:\n  python -m jaxnet export runs/mine --row 3 --output mine.jaxexport",
+)
+def export(
+    directory: Folder,
+    row: Annotated[int | None, typer.Option(min=0, help="Id of the trial; the best.", show_default=False)] = None,
+    output: Annotated[Path | None, typer.Option(help=f"The file to write (DIR/{EXPORT}).", show_default=False)] = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write a network of a finished search as a program that JAX runs without jaxnet, on data as the search had them.
+
+    The networks of the best trials are there (--keep of the search).
+    """
+    with _speaking(json, traceback) as out:
+        directory, path = _finished(directory.absolute(), call := _read_call(directory)), output or directory / EXPORT
+        path = path.absolute()
+        with contextlib.chdir(call.folder), _blaming(call.file):
+            import jax
+
+            from jaxnet import Spec, export
+            from jaxnet.data import input_spec
+            from jaxnet.search import Program, SearchResult
+            from jaxnet.stream import as_source, shapes_of
+
+            (trial, _, *data), _ = call.checked().arguments()
+            if isinstance(trial, Program):
+                raise Refused(
+                    f"{call.target!r} is a jn.search.Program, whose carry isn't a network that could be written"
+                )
+            inputs = shapes_of(as_source(data[0], "train"))[0]
+            result = SearchResult.load(directory / RESULT, trial, input_spec(inputs))
+            found = result.best if row is None else result.row(row)
+            net, params, state = result.network(found)
+            spec = jax.tree.map(lambda a: Spec(a.shape[1:], a.dtype), inputs)
+            with _writing(path, "export"):
+                export(path, net, params, state, spec)
+        print(f"Wrote trial {found['id']}, score {found['score']:.4g}, to {path}")
+        _emit(out, {"export": str(path), "row": found})
 
 
 @app.command(
@@ -389,6 +420,34 @@ def doctor(json: Json = False, traceback: Traceback = False) -> None:
         _emit(out, found)
         if not found["devices"] or not found["self_test"]["passed"]:
             raise Refused("the self-test failed" if found["devices"] else found["problems"][0], FAILED)
+
+
+def _finished(directory: Path, call: Call) -> Path:
+    """The folder of a search that is finished; refuses others."""
+    if not (directory / RESULT).is_file():
+        from jaxnet.search.journal import read_records, trials_with_results
+
+        journal = directory / "journal"
+        records, _ = read_records(journal.read_bytes() if journal.is_file() else b"")
+        done = trials_with_results(records, call.repeats)
+        of = f" of {call.trials}" if call.trials else ""
+        raise Refused(
+            f"the search in {str(directory)!r} isn't finished: {done}{of} trials have results so far. Wait for it, "
+            f"or go on with: python -m jaxnet resume {directory}",
+            UNFINISHED,
+        )
+    return directory
+
+
+@contextlib.contextmanager
+def _writing(path: Path, what: str) -> Iterator[None]:
+    """Refuses, in here, where a library that writes isn't there, or a file can't be written."""
+    try:
+        yield
+    except ImportError as error:
+        raise Refused(f"{what}: {error}") from error
+    except OSError as error:
+        raise Refused(f"{str(path)!r} can't be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -587,8 +646,10 @@ def _named(
 
 def _is_data(value: Any) -> bool:
     """Whether it may be data: a pair, or a function; the search looks at what is in it."""
+    from jaxnet import Stream
+
     pair = isinstance(value, (tuple, list)) and len(value) == 2
-    return pair or (callable(value) and not isinstance(value, type))
+    return pair or isinstance(value, Stream) or (callable(value) and not isinstance(value, type))
 
 
 def _is_own_data(value: Any) -> bool:

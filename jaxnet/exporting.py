@@ -10,6 +10,7 @@ import jax
 
 from jaxnet.checkpoint import replacing
 from jaxnet.data import as_floats, check_count
+from jaxnet.hints import needs
 from jaxnet.layer import Layer, Spec
 from jaxnet.ops.convolution import lowered_as
 from jaxnet.sequence import Sequence
@@ -90,8 +91,10 @@ def export(
         if batch_size is None:
             error.add_note("export: any number of examples was to be traced (x.shape[0] is a symbol); try batch_size=")
         raise
+    with needs("export"):
+        content = exported.serialize()
     with replacing(path) as file:
-        file.write(exported.serialize())
+        file.write(content)
 
 
 def _plain(tree: Any) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -245,6 +246,13 @@ def test_a_finished_search_is_loaded_and_reported_without_its_file(folder):
     assert jn.search.SearchResult.load("runs/one/result.msgpack").table["score"].tolist() == told["table"]["score"]
     again = document(*SEARCH, "--directory", "runs/one")  # the same call goes on, and has nothing left to do
     assert again["table"] == told["table"]
+    best = document("export", "runs/one")
+    assert best == {"export": str(folder / "runs/one/best.jaxexport"), "row": told["best"]}
+    program = jax.export.deserialize(bytearray((folder / "runs/one/best.jaxexport").read_bytes()))
+    x = np.load("inputs.npy")
+    assert abs(float(((program.call(x) - x**2) ** 2).mean()) - best["row"]["score"]) < 1e-6
+    other = next(i for i in told["table"]["id"] if i != best["row"]["id"])  # --keep 1
+    assert f"trial {other} isn't at hand" in call("export", "runs/one", "--row", other, code=2)[1]
     (folder / "mine.py").unlink()
     assert document("resume", "runs/one")["table"] == told["table"]
     assert document("report", "runs/one") == {"report": "runs/one/report.html"}
@@ -327,12 +335,14 @@ def test_a_search_that_was_killed_is_resumed_to_the_same_table(folder):
     )
     assert killed.returncode == -signal.SIGKILL and not (folder / "one" / "result.msgpack").exists()
     assert re.search("[12] of 5 trials have results", call("report", "one", code=3)[1])
+    assert "isn't finished" in call("export", "one", code=3)[1]
     resumed = subprocess.run([*command, "resume", "one", "--json"], env=environment, capture_output=True, check=True)
     assert json.loads(resumed.stdout)["table"] == document(*SEARCH)["table"]
 
 
 def test_a_report_without_plotly_says_what_to_install(monkeypatch):
     call(*PROGRAM, "--trials", 2, "--epochs", 2, "--directory", "one")
+    assert "is a jn.search.Program, whose carry isn't a network" in call("export", "one", code=2)[1]
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert 'pip install "jaxnet[report]"' in call("report", "one", code=2)[1]
 
@@ -348,7 +358,7 @@ def test_without_typer_the_command_line_says_what_to_install(monkeypatch, capsys
 
 def test_help_shows_examples_and_exit_codes_and_loads_no_search():
     assert "python -m jaxnet resume runs/mine" in call("--help")[0] and "130  interrupted" in call("--help")[0]
-    for command in ("search", "plan", "resume", "report", "doctor"):
+    for command in ("search", "plan", "resume", "report", "export", "doctor"):
         assert f"python -m jaxnet {command}" in call(command, "--help")[0].split("Example")[1]
     assert call("--version")[0] == f"jaxnet {jn.__version__}\n"
     code = "import sys, jaxnet.cli; print(*sys.modules)"

@@ -29,7 +29,7 @@ class Progress(Callback):
     lanes: int
     maximize: bool
     repeats: int
-    best: tuple[float, int] | None  # score and lane
+    best: tuple[float, int] | None  # score and trial
     share: float
     running: list[str]
     compiling: int
@@ -44,9 +44,9 @@ class Progress(Callback):
         repeats: int = 1,
     ):
         self.configurations, self.lanes, self.maximize, self.repeats = configurations, lanes, maximize, repeats
-        self.best: tuple[float, int] | None = None  # score and trial
+        self.best = None
         self.share, self.running, self.compiling = 0.0, [], 0
-        self.counts: dict[str, int] = dict.fromkeys(("completed", "stopped", "diverged", "failed"), 0)
+        self.counts = dict.fromkeys(("completed", "stopped", "diverged", "failed"), 0)
         self._live: Any = None
         if not (sys.stderr.isatty() if show is None else show):
             return
