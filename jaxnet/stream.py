@@ -9,7 +9,8 @@ import dataclasses
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -24,39 +25,59 @@ _BLOCK = 256  # examples that are copied from arrays at a time, so that a window
 
 
 class Stream:
-    """Examples that are read as training comes to them, given to ``fit`` or a search in place of ``(inputs, targets)``.
+    """Examples that are read as training comes to them, in place of data in memory: for ``fit`` and searches, to train
+    on and to validate with, for ``evaluate`` and for ``predict`` (which leaves the targets alone).
 
     An epoch is trained window by window: while one is trained on, the next goes to the device, and the one after that
     is read on a thread. Batches, their order and all results are those of the same data in memory (bit for bit where
     the compiler does the same arithmetic for both, else to rounding); all lanes that run at once share the windows.
 
     Args:
-      source: a tuple ``(inputs, targets)`` of arrays or trees of them (``numpy.memmap``), examples on the first axis;
-        or anything whose ``len`` is the number of examples and whose ``source[i]`` is the pair ``(input, target)`` of
-        one, such as a PyTorch map-style ``Dataset`` or a ``grain`` data source. All have one shape and dtype. It is
-        asked for them in random order, on a thread, for one at a time.
+      source: what is read, of one of three kinds. All examples have one shape and dtype.
+
+        - A tuple ``(inputs, targets)`` of arrays or trees of them (``numpy.memmap``), examples on the first axis.
+        - Anything whose ``len`` is the number of examples and whose ``source[i]`` is the pair ``(input, target)`` of
+          one, such as a PyTorch map-style ``Dataset`` or a ``grain`` data source. It is asked for them in random order,
+          on a thread, for one at a time.
+        - Anything that yields batches ``(inputs, targets)``, examples on the first axis, any number in each, such as a
+          PyTorch ``DataLoader`` or a ``grain.IterDataset`` behind ``batch``; or a function of the epoch (0, 1, ...)
+          that returns such a thing, as a generator function does. They are cut into the trial's batches in the order in
+          which they come, so shuffling is up to them; validation is read as epoch 0 each time. A search reads an epoch
+          once for each chunk of its trials, and again where it goes on after a kill, so there an epoch must always be
+          the same: what shuffles by itself must be a function of the epoch, which seeds it.
       window: examples in a window, at most; at least one batch. At no time are more than two windows on the device (the
         one that is trained on and the next) and two on the host (the one on its way to the device and the one that is
-        being read). On a CPU, where a search runs a chunk of lanes on each core, each of these has its own.
+        being read), with a batch of the source's. On a CPU, where a search runs a chunk of lanes on each core, each of
+        these has its own.
+      examples: in an epoch, of a source of batches: the first so many, so that it may be endless. None takes all, and
+        counts them in a pass over the first epoch.
 
     Streams need ``shuffle="shared"`` and, in a search, one batch size for all trials. Examples that aren't finite, or
     labels out of range, are found when they are read, not before training. A journal knows a stream by its length, its
-    shapes and 64 of its examples.
+    shapes and 64 of its examples, and of a source of batches by a check sum of each epoch.
 
     Raises:
       TypeError: for a source of another kind. ValueError: for an empty one, inputs and targets of different lengths, a
-        window below 1; while training, for an example of another shape, dtype or structure than the first. What the
-        source itself raises goes through. All of them name the example.
+        window below 1; while training, for an example of another shape, dtype or structure than the first, an epoch
+        that ends early, and, in a search, an epoch that isn't what it was before. What the source itself raises goes
+        through. All of them name the example.
 
     >>> import jaxnet as jn, optax
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
     >>> trial = jn.Trial(net=jn.dense(1), loss=jn.losses.squared_error, optimizer=optax.sgd(0.5), batch_size=16)
-    >>> fitted = jn.fit(trial, Stream((x, 3 * x + 1), window=32), epochs=20, key=jax.random.key(0))
+    >>> fitted = jn.fit(trial, jn.Stream((x, 3 * x + 1), window=32), epochs=20, key=jax.random.key(0))
+    >>> fitted.params["w"].item(), fitted.params["b"].item()
+    (3.0, 1.0)
+    >>> def batches(epoch):
+    ...     order = np.random.default_rng(epoch).permutation(64)
+    ...     for rows in order.reshape(-1, 8):
+    ...         yield x[rows], 3 * x[rows] + 1
+    >>> fitted = jn.fit(trial, jn.Stream(batches, examples=64), epochs=20, key=jax.random.key(0))
     >>> fitted.params["w"].item(), fitted.params["b"].item()
     (3.0, 1.0)
     """
 
-    def __init__(self, source: Any, window: int = 4096):
+    def __init__(self, source: Any, window: int = 4096, examples: int | None = None):
         check_count("window", window)
         self.source: Any = source
         self.window: int = int(window)
@@ -64,15 +85,34 @@ class Stream:
         self._paired = isinstance(source, tuple)
         self._labels: dict[int, int] = {}
         self._lock = threading.Lock()  # sources needn't bear several readers, such as the chunks of a search on a CPU
+        self._counted = examples is None
+        self.marks: dict[int, int] | None = None  # check sums of epochs, by which they must be the same each time
+        indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+        # PyTorch's IterableDataset inherits a __getitem__ that raises.
+        indexed &= all(base.__name__ != "IterableDataset" for base in type(source).__mro__)
+        self.batched = not indexed and not self._paired and (hasattr(source, "__iter__") or callable(source))
+        if examples is not None:
+            check_count("examples", examples)
+            if not self.batched:
+                raise ValueError("Stream: examples= goes with a source of batches; others have a length")
         if self._paired:
             self._check_pair()
-        elif not hasattr(source, "__len__") or not hasattr(source, "__getitem__") or hasattr(source, "keys"):
+        elif isinstance(source, Iterator):
             raise TypeError(
-                f"Stream: expected a pair (inputs, targets) of arrays, or a source with len(source) and source[i], got "
-                f"{type(source).__name__}. What can only be iterated over can't be shuffled: write it to arrays once "
-                f"(numpy.lib.format.open_memmap)"
+                f"Stream: a {type(source).__name__} can be iterated over only once, and each epoch needs a pass; give "
+                f"a function that makes it, such as jn.Stream(lambda epoch: batches())"
             )
-        elif not len(source):
+        elif hasattr(source, "keys") or not (indexed or self.batched) or isinstance(source, (str, bytes, type)):
+            raise TypeError(
+                f"Stream: expected a pair (inputs, targets) of arrays, a source with len(source) and source[i], or "
+                f"what yields batches (inputs, targets), got {type(source).__name__}"
+            )
+        elif self.batched:
+            self._first, self._tree = [], None
+            with contextlib.closing(_Pass(self, 0)) as first:
+                found = first.examine(to_the_end=examples is None)
+                self._examples = found if examples is None else int(examples)
+        elif not len(self):
             raise ValueError("Stream: expected at least one example, got an empty source")
         else:
             self._first = [np.asarray(leaf) for leaf in self._example(0)[0]]
@@ -82,6 +122,8 @@ class Stream:
 
     def __len__(self) -> int:
         """The number of examples."""
+        if self.batched:
+            return self._examples
         return len(jax.tree.leaves(self.source)[0]) if self._paired else len(self.source)
 
     def __repr__(self) -> str:
@@ -110,12 +152,18 @@ class Stream:
         """From now on, integers of the targets' leaf of this number must lie in [0, classes)."""
         self._labels[leaf] = min(classes, self._labels.get(leaf, classes))
 
-    def read(self, rows: np.ndarray, shapes: Data) -> Data:
-        """Some examples as NumPy arrays, filled up with zeros to the length of ``shapes``; with their dtypes."""
+    def read(self, rows: np.ndarray, shapes: Data, epoch: _Pass | None = None) -> Data:
+        """Some examples as NumPy arrays, filled up with zeros to the length of ``shapes``; with their dtypes.
+
+        Of a source of batches ``rows`` are those that come next in a pass over it.
+        """
         made = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
         into = jax.tree.leaves(made)
         with self._lock:
-            (self._read_slices if self._paired else self._read_each)(rows, into)
+            if epoch is not None:
+                epoch.read(len(rows), into)
+            else:
+                (self._read_slices if self._paired else self._read_each)(rows, into)
         for leaf in into:
             if jnp.issubdtype(leaf.dtype, jnp.inexact):
                 bad = ~np.isfinite(leaf[: len(rows)].astype(np.float32) if leaf.dtype == jnp.bfloat16 else leaf)
@@ -136,9 +184,17 @@ class Stream:
         return made
 
     def sample(self) -> Data:
-        """Up to 64 examples, evenly spread, by which a journal knows the data."""
+        """Up to 64 examples, evenly spread, or the first of a source of batches, by which a journal knows the data."""
+        if self.batched:
+            few = min(64, len(self))
+            with contextlib.closing(_Pass(self, 0)) as first:
+                return self.read(np.arange(few), _resized(self.shapes, few), first)
         rows = np.unique(np.linspace(0, len(self) - 1, 64).round().astype(int))
         return self.read(rows, _resized(self.shapes, len(rows)))
+
+    def pass_over(self, epoch: int) -> _Pass | None:
+        """A pass over a source of batches; None of others, which are asked for rows."""
+        return _Pass(self, epoch) if self.batched else None
 
     def _check_pair(self) -> None:
         if len(self.source) != 2:
@@ -192,6 +248,128 @@ class Stream:
                     raise
                 _check_range(part, out.dtype, lambda row, own=own: f"{self.name}: example {own[row]}")
                 out[places] = part
+
+
+class _Pass:
+    """An epoch of a source of batches, which is read on from where it is."""
+
+    def __init__(self, stream: Stream, epoch: int):
+        self.stream, self.epoch, self.done = stream, epoch, 0
+        self._batches: Iterator[Any] | None = None
+        self._left: list[np.ndarray] = []  # of the last batch
+        self._sums: list[int] = []
+
+    def close(self) -> None:
+        """Lets go of the source's iterator."""
+        if hasattr(self._batches, "close"):
+            self._batches.close()  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+        self._batches, self._left = None, []
+
+    def examine(self, to_the_end: bool) -> int:
+        """Looks at the first batch, or at all; the number of examples in them."""
+        while self._next():
+            self.done += len(self._left[0])
+            if not to_the_end:
+                break
+        if not self.done:
+            raise ValueError("Stream: expected at least one example, got an empty source")
+        return self.done
+
+    def read(self, count: int, into: list[np.ndarray]) -> None:
+        """The next examples, at the beginning of arrays."""
+        place = 0
+        while place < count:
+            if not self._left and not self._next():
+                raise ValueError(
+                    f"{self.stream.name}: epoch {self.epoch} ended after {self.done} examples, and {len(self.stream)} "
+                    f"were expected"
+                )
+            place += self._take(place, count - place, into)
+        if self.stream.marks is not None:
+            whole = [np.ascontiguousarray(leaf[:count]).reshape(-1).view(np.uint8).data for leaf in into]
+            self._sums = [zlib.crc32(part, s) for part, s in zip(whole, self._sums or [0] * len(whole), strict=True)]
+        if self.done == len(self.stream):
+            self._finish()
+
+    def _take(self, place: int, most: int, into: list[np.ndarray]) -> int:
+        """Moves examples of the last batch to a place in arrays; how many."""
+        few = min(most, len(self._left[0]))
+        for out, leaf in zip(into, self._left, strict=True):
+            _check_range(leaf[:few], out.dtype, lambda row: f"{self.stream.name}: example {self.done + row}")
+            out[place : place + few] = leaf[:few]
+        self._left = [leaf[few:] for leaf in self._left] if few < len(self._left[0]) else []
+        self.done += few
+        return few
+
+    def _finish(self) -> None:
+        stream = self.stream
+        if stream._counted and (self._left or self._next()):
+            raise ValueError(
+                f"{stream.name}: epoch {self.epoch} has more than the {len(stream)} examples of the first pass; give "
+                f"examples= for the first so many of each"
+            )
+        if stream.marks is None:
+            return
+        by_epoch = not hasattr(stream.source, "__iter__")
+        mark = zlib.crc32(repr(self._sums).encode())
+        if stream.marks.setdefault(self.epoch if by_epoch else 0, mark) != mark:
+            raise ValueError(
+                f"{stream.name}: epoch {self.epoch} isn't what it was when it was read before, as a search has to: for "
+                f"each chunk of trials, and again after a kill. "
+                + (
+                    "The function must give the same batches for the same epoch; seed its shuffling and all else that "
+                    "it draws with the epoch"
+                    if by_epoch
+                    else "What shuffles by itself must be a function of the epoch, which seeds it: "
+                    "jn.Stream(lambda epoch: ...)"
+                )
+            )
+
+    def _next(self) -> bool:
+        """Takes the next batch, if there is one; lets go of the last before."""
+        stream, self._left = self.stream, []
+        try:
+            if self._batches is None:
+                source = stream.source
+                self._batches = iter(source if hasattr(source, "__iter__") else source(self.epoch))
+            batch = next(self._batches, None)
+        except Exception as error:
+            error.add_note(
+                f"{stream.name}: while epoch {self.epoch} was read from its source, after example {self.done}"
+            )
+            raise
+        if batch is None:
+            return False
+        where = f"the batch after example {self.done} of epoch {self.epoch}"
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError(
+                f"{stream.name}: expected {where} to be a pair (inputs, targets), got {type(batch).__name__}"
+            )
+        leaves, tree = jax.tree.flatten(tuple(batch))
+        leaves = [np.asarray(leaf) for leaf in leaves]
+        lengths = sorted({leaf.shape[0] if leaf.ndim else -1 for leaf in leaves})
+        if len(lengths) != 1 or lengths[0] < 0:
+            raise ValueError(
+                f"{stream.name}: expected {where} to have examples on the first axis of all its arrays, got shapes "
+                f"{[leaf.shape for leaf in leaves]}. Single examples must be batched (torch.utils.data.DataLoader, "
+                f"grain's batch)"
+            )
+        if not lengths[0]:
+            return self._next()
+        if not stream._first:
+            stream._first, stream._tree = [np.array(leaf[0]) for leaf in leaves], tree  # a view would hold the batch
+            for leaf in stream._first:
+                _check_numbers(leaf.dtype)
+        if tree != stream._tree:
+            raise ValueError(f"{stream.name}: {where} has the structure {tree}, the first has {stream._tree}")
+        for leaf, first in zip(leaves, stream._first, strict=True):
+            if leaf.shape[1:] != first.shape or leaf.dtype != first.dtype:
+                raise ValueError(
+                    f"{stream.name}: {where} has examples of shape {leaf.shape[1:]} and dtype {leaf.dtype}, the first "
+                    f"had {first.shape} and {first.dtype}; bring all to one shape and dtype in the source"
+                )
+        self._left = leaves
+        return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,34 +461,63 @@ def parts_feeder(
             for name in names
         ]
 
-        def reads() -> Iterator[Callable[[], Any]]:
+        def reads() -> Generator[Callable[[], Any]]:
             for name in names:
                 if name in wide:
-                    windows = wide[name]
-                    rows = np.arange(len(windows.source)) if name == "validation" else order(epoch, len(windows.source))
-                    for i in range(windows.count):
-                        yield functools.partial(windows.read, name, rows, i)
+                    yield from wide[name].reads(name, epoch if name == "train" else 0, order)
 
         def stream(static: Any, put: Put) -> Iterator[tuple[int, Any]]:
-            waiting, reader = reads(), concurrent.futures.ThreadPoolExecutor(1, "jaxnet-read")
-            coming = [reader.submit(next(waiting))]
-            try:
+            with _prefetching(reads(), put, x64) as windows:
                 for kind, name in enumerate(names):
                     if name not in wide:
                         yield kind, static[name]
                         continue
                     for _ in range(wide[name].count):
-                        ready = [coming.pop().result()]
-                        coming += [reader.submit(read) for read in [next(waiting, None)] if read is not None]
-                        with jax.enable_x64(x64):  # this thread's own may be another
-                            ready.append(put(ready.pop()))
-                        yield kind, ready.pop()  # nothing here holds on to it
-            finally:
-                reader.shutdown(cancel_futures=True)
+                        yield kind, next(windows)  # nothing here holds on to it
 
         return Parts(tuple(kinds), static, stream)
 
     return feed
+
+
+def each_window(stream: Stream, batch: int) -> Iterator[tuple[Data, int]]:
+    """Windows of a stream on the device, in its own order, each with the number of examples before it.
+
+    Args:
+      stream: what is read.
+      batch: a window is so many batches, or a batch of what the stream's window holds; the last is filled up.
+    """
+    windows = _Windows(stream, min(batch, len(stream), stream.window))
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    with _prefetching(windows.reads("data", 0), jax.device_put, x64) as coming:
+        for i in range(windows.count):
+            yield next(coming)["data"], i * windows.steps * windows.batch
+
+
+@contextlib.contextmanager
+def _prefetching(reads: Generator[Callable[[], Any]], put: Put, x64: bool) -> Iterator[Iterator[Any]]:
+    """What calls return, on the device: one is made on a thread while what the one before returned is used.
+
+    Args:
+      reads: the calls, each asked for when the one before is over.
+      put: onto the device. x64: the mode to do so in; threads have their own.
+    """
+    reader = concurrent.futures.ThreadPoolExecutor(1, "jaxnet-read")
+    coming = [reader.submit(next(reads))]
+
+    def windows() -> Iterator[Any]:
+        while coming:
+            ready = [coming.pop().result()]
+            coming.extend(reader.submit(read) for read in [next(reads, None)] if read is not None)
+            with jax.enable_x64(x64):
+                ready.append(put(ready.pop()))
+            yield ready.pop()
+
+    try:
+        yield windows()
+    finally:
+        reader.shutdown(cancel_futures=True)
+        reads.close()
 
 
 class _Windows:
@@ -324,12 +531,21 @@ class _Windows:
         self.count = math.ceil(steps / self.steps)
         self.shapes = _resized(source.shapes, self.steps * batch)
 
-    def read(self, name: str, rows: np.ndarray, i: int) -> dict[str, Any]:
-        size = self.steps * self.batch
-        return {
-            name: self.source.read(rows[i * size : (i + 1) * size], self.shapes),
-            "first": np.int32(i * self.steps),
-        }
+    def reads(
+        self, name: str, epoch: int, order: Callable[[int, int], np.ndarray] | None = None
+    ) -> Generator[Callable[[], Any]]:
+        """Calls that read a window each, to be made one after the other; examples in their own order, or another."""
+        length, size = len(self.source), self.steps * self.batch
+        passed = self.source.pass_over(epoch)
+        rows = np.arange(length)
+        if order is not None and passed is None and name == "train":
+            rows = order(epoch, length)
+        with contextlib.nullcontext() if passed is None else contextlib.closing(passed):
+            for i in range(self.count):
+                yield functools.partial(self._read, name, rows[i * size : (i + 1) * size], i, passed)
+
+    def _read(self, name: str, rows: np.ndarray, i: int, passed: _Pass | None) -> dict[str, Any]:
+        return {name: self.source.read(rows, self.shapes, passed), "first": np.int32(i * self.steps)}
 
 
 def _resized(shapes: Data, length: int) -> Data:

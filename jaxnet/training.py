@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from jaxnet.callback import Callback, check_callbacks
-from jaxnet.data import Data, as_arrays, as_data, as_floats, as_key, check_count, input_spec
+from jaxnet.data import Data, as_arrays, as_floats, as_key, check_count, input_spec
 from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
@@ -26,7 +26,7 @@ from jaxnet.losses import check_labels, label_uses
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
-from jaxnet.stream import Parts, Stream, as_source, batch_count, parts_feeder, run_parts, shapes_of
+from jaxnet.stream import Parts, Stream, as_source, batch_count, each_window, parts_feeder, run_parts, shapes_of
 
 EVALUATION_BATCH = 1000  # large enough for full speed, small enough that a thousand lanes' activations fit
 
@@ -228,13 +228,13 @@ def fit(
     return fitted
 
 
-def evaluate(trial: Trial, params: Any, state: Any, data: Data) -> dict[str, float]:
+def evaluate(trial: Trial, params: Any, state: Any, data: Data | Stream) -> dict[str, float]:
     """The trial's mean loss and metric on data, in evaluation mode, by name: ``{"loss": ..., "error": ...}``.
 
     Args:
       trial: names the network, the loss and the metric.
       params, state: the network's trees, as ``fit`` returns them.
-      data: ``(inputs, targets)``, as for ``fit``; any number of examples.
+      data: ``(inputs, targets)`` or a ``jn.Stream``, as for ``fit``; any number of examples.
 
     Raises:
       ValueError, TypeError: as ``fit``.
@@ -245,9 +245,14 @@ def evaluate(trial: Trial, params: Any, state: Any, data: Data) -> dict[str, flo
     >>> evaluate(trial, params, (), (np.ones((3, 1), np.float32), np.zeros((3, 1), np.float32)))
     {'loss': 1.0}
     """
-    data = as_data(data, "data")
+    data = as_source(data, "data")
     check_trial(trial, None, data)
-    means = _evaluator(trial)(params, state, *data)
+    if isinstance(data, Stream):
+        step = _stream_evaluator(trial, len(data), min(EVALUATION_BATCH, len(data), data.window))
+        windows = ((0, window) for window in each_window(data, EVALUATION_BATCH))
+        _, means = run_parts(lambda _, totals, part: step(params, state, totals, *part), None, windows)
+    else:
+        means = _evaluator(trial)(params, state, *data)
     return {name: float(value) for name, value in means.items()}
 
 
@@ -256,7 +261,8 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
 
     Args:
       net, params, state: the network and its trees.
-      inputs: an array or tree of arrays with examples on the first axis, as for ``fit`` (uint8 are pixels).
+      inputs: an array or tree of arrays with examples on the first axis, as for ``fit`` (uint8 are pixels); or a
+        ``jn.Stream``, of which the inputs are taken, in its own order.
       batch_size: the most examples at a time; bounds memory, changes no result.
 
     Raises:
@@ -267,6 +273,13 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
     (3, 4)
     """
     check_count("batch_size", batch_size)
+    if isinstance(inputs, Stream):
+        stream = inputs.named("inputs")
+        outputs = []
+        for (window, _), before in each_window(stream, batch_size):
+            made = _stream_predictor(net, min(batch_size, len(stream), stream.window))(params, state, window)
+            outputs.append(jax.tree.map(operator.itemgetter(slice(len(stream) - before)), jax.device_get(made)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
     inputs = as_arrays(inputs, "inputs")
     length = len(jax.tree.leaves(inputs)[0])
     outputs = []
@@ -613,6 +626,27 @@ def _evaluator(trial: Trial):
         return _means(trial, totals, "")
 
     return jax.jit(means)
+
+
+@functools.lru_cache(maxsize=16)
+def _stream_evaluator(trial: Trial, examples: int, batch: int):
+    def step(params, state, totals, data, before):
+        own = {"hp": (), "params": params, "state": state}
+        totals = _no_totals(trial) if totals is None else totals
+        totals = _evaluate(lambda hp: trial, own, data, examples, totals, before // batch)
+        return totals, _means(trial, totals, "")
+
+    return jax.jit(step)
+
+
+@functools.lru_cache(maxsize=16)
+def _stream_predictor(net: Layer, batch: int):
+    def outputs(params, state, inputs):
+        batches = jax.tree.map(lambda a: a.reshape(-1, batch, *a.shape[1:]), inputs)
+        made = jax.lax.map(lambda inputs: net.apply(params, state, as_floats(inputs))[0], batches)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), made)
+
+    return jax.jit(outputs)
 
 
 @functools.lru_cache(maxsize=16)

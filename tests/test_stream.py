@@ -71,11 +71,47 @@ def of_grain(folder):
     return grain.MapDataset.source(list(zip(*TRAIN, strict=True)))
 
 
+def in_order(epoch, data=TRAIN):
+    """The data as training in memory comes to them."""
+    rows = jn.data.orders(jn.training.Keys.of(KEY).order)(epoch, len(data[0]))
+    return tuple(array[rows] for array in data)
+
+
+def batches(epoch, data=TRAIN, size=7):
+    """Batches in that order, of another size than the trial's."""
+    inputs, targets = in_order(epoch, data)
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size], targets[start : start + size]
+
+
+def of_loader(folder):
+    torch = pytest.importorskip("torch")
+
+    class Endless(torch.utils.data.IterableDataset):
+        def __init__(self, epoch):
+            super().__init__()
+            self.data = in_order(epoch)
+
+        def __iter__(self):
+            yield from zip(*self.data, strict=True)
+            yield from self
+
+    return lambda epoch: torch.utils.data.DataLoader(Endless(epoch), batch_size=7)
+
+
+def of_grain_batches(folder):
+    grain = pytest.importorskip("grain")
+    return lambda epoch: grain.MapDataset.source(list(zip(*in_order(epoch), strict=True))).to_iter_dataset().batch(7)
+
+
 SOURCES = {
     "mapped": memory_mapped,
     "torch": of_torch,
     "grain": of_grain,
     "examples": lambda folder: Examples(),
+    "batches": lambda folder: batches,
+    "torch's loader": of_loader,
+    "grain's batches": of_grain_batches,
 }
 
 
@@ -86,7 +122,8 @@ def in_memory():
 
 @pytest.mark.parametrize("made", SOURCES.values(), ids=SOURCES.keys())
 def test_fit_gives_the_bits_that_it_gives_in_memory(made, in_memory, tmp_path):
-    fitted = jn.fit(ONE, Stream(made(tmp_path), window=40), Stream(VALIDATION, window=40), epochs=2, key=KEY)
+    stream = Stream(made(tmp_path), window=40, examples=EXAMPLES if made is of_loader else None)
+    fitted = jn.fit(ONE, stream, Stream(VALIDATION, window=40), epochs=2, key=KEY)
     jax.tree.map(np.testing.assert_array_equal, fitted[:2], in_memory[:2])
     assert list(fitted.curve) == list(in_memory.curve)
     for (
@@ -108,8 +145,10 @@ def test_an_epoch_reads_each_example_once_in_the_order_in_memory(window, in_memo
     jax.tree.map(np.testing.assert_array_equal, fitted[:2], in_memory[:2])
 
 
-def test_no_more_than_two_windows_are_on_the_device_and_two_on_the_host(monkeypatch):
-    held, most, lock = {"host": set(), "device": set()}, {"host": 0, "device": 0}, threading.Lock()
+@pytest.mark.parametrize("kind", ["arrays", "batches"])
+def test_no_more_than_two_windows_are_on_the_device_and_two_on_the_host(kind, monkeypatch):
+    places = ("host", "device", "batch")
+    held, most, lock = {name: set() for name in places}, dict.fromkeys(places, 0), threading.Lock()
 
     def count(place, leaf):
         with lock:
@@ -120,8 +159,8 @@ def test_no_more_than_two_windows_are_on_the_device_and_two_on_the_host(monkeypa
 
     read, put = Stream.read, jax.device_put
 
-    def counted_read(self, rows, shapes):
-        made = read(self, rows, shapes)
+    def counted_read(self, rows, *rest):
+        made = read(self, rows, *rest)
         assert len(made[0]) <= 32
         count("host", made[0])
         return made
@@ -134,11 +173,20 @@ def test_no_more_than_two_windows_are_on_the_device_and_two_on_the_host(monkeypa
 
     monkeypatch.setattr(Stream, "read", counted_read)
     monkeypatch.setattr(jax, "device_put", counted_put)
+
+    def counted_batches(epoch):
+        for inputs, targets in batches(epoch):
+            fresh = [inputs.copy(), targets]
+            count("batch", fresh[0])
+            yield fresh.pop(0), fresh.pop()
+
     gc.collect()
-    jn.fit(ONE, Stream(TRAIN, window=32), Stream(VALIDATION, window=32), epochs=3, key=KEY)
+    train = Stream(TRAIN if kind == "arrays" else counted_batches, window=32)
+    jn.fit(ONE, train, Stream(VALIDATION, window=32), epochs=3, key=KEY)
     assert most["device"] == 2
     assert 1 <= most["host"] <= 2
-    assert not held["device"] and not held["host"]
+    assert most["batch"] == (kind == "batches")
+    assert not any(held.values())
 
 
 def searched(train, validation=VALIDATION, **options):
@@ -160,10 +208,16 @@ def searched_in_memory():
     return searched(TRAIN)
 
 
-@pytest.mark.parametrize("which", ["train", "validation", "both"])
+def validation_batches(epoch):
+    yield from ((VALIDATION[0][i : i + 9], VALIDATION[1][i : i + 9]) for i in range(0, 70, 9))
+
+
+@pytest.mark.parametrize("which", ["train", "validation", "both", "batches"])
 def test_a_search_gives_the_table_that_it_gives_in_memory(which, searched_in_memory):
-    train = TRAIN if which == "validation" else Stream(TRAIN, window=40)
-    validation = VALIDATION if which == "train" else Stream(VALIDATION, window=40)
+    train = TRAIN if which == "validation" else Stream(batches if which == "batches" else TRAIN, window=40)
+    validation = VALIDATION
+    if which != "train":
+        validation = Stream(validation_batches if which == "batches" else VALIDATION, window=40)
     result = searched(train, validation)
     assert_same(result, searched_in_memory)
     best = result.network(result.best)
@@ -184,6 +238,59 @@ def test_schedules_and_a_journal_stream_too(tmp_path):
     other = Stream(Examples((TRAIN[0], TRAIN[1][::-1])), window=40)
     with pytest.raises(ValueError, match="train data was"):
         searched(other, directory=tmp_path, **options)
+
+
+class Killed(jn.Callback):
+    """Ends a search as soon as a trial has ended."""
+
+    def on_trial_end(self, trial, status):
+        raise RuntimeError("killed")
+
+
+class Each:
+    """A source of batches that is iterated over as it stands, in an order of its own each time, or in one."""
+
+    def __init__(self, shuffles):
+        self.shuffles, self.passes = shuffles, 0
+
+    def __iter__(self):
+        self.passes += 1
+        return batches(self.passes if self.shuffles else 0)
+
+
+def test_a_search_over_batches_goes_on_after_a_kill_or_is_refused(tmp_path):
+    expected = searched(TRAIN, trials=4)
+    with pytest.raises(RuntimeError, match="killed"):
+        searched(Stream(batches, window=40), trials=4, directory=tmp_path, callbacks=[Killed()])
+
+    def otherwise(epoch):  # the first epoch, of which the journal knows examples, is the same
+        return batches(2 * epoch)
+
+    with pytest.raises(ValueError, match="(?s)train: epoch 1 isn't what it was .* must give the same batches"):
+        searched(Stream(otherwise, window=40), trials=4, directory=tmp_path)
+    assert_same(searched(Stream(batches, window=32), trials=4, directory=tmp_path), expected)
+    with pytest.raises(ValueError, match="train data was '90 examples in batches"):
+        searched(Stream(lambda epoch: batches(epoch + 1), window=40), trials=4, directory=tmp_path)
+
+
+def test_a_source_that_shuffles_by_itself_is_for_fit_alone():
+    fitted = jn.fit(ONE, Stream(Each(shuffles=True), window=40), epochs=2, key=KEY)
+    assert len(fitted.curve["train_loss"]) == 2
+    with pytest.raises(ValueError, match=r"train: epoch \d isn't what it was .* must be a function of the epoch"):
+        searched(Stream(Each(shuffles=True), window=40))
+    assert searched(Stream(Each(shuffles=False), window=40)).best["units"] == 3
+
+
+@pytest.mark.parametrize("window", [1, 40, 1000])
+@pytest.mark.parametrize("kind", ["arrays", "batches"])
+def test_evaluate_and_predict_take_a_stream(kind, window, in_memory):
+    stream = Stream(VALIDATION if kind == "arrays" else validation_batches, window=window)
+    means = jn.evaluate(ONE, in_memory.params, in_memory.state, stream)
+    expected = jn.evaluate(ONE, in_memory.params, in_memory.state, VALIDATION)
+    assert means == pytest.approx(expected, rel=1e-6)
+    outputs = jn.predict(ONE.net, in_memory.params, in_memory.state, stream, batch_size=30)
+    wanted = jn.predict(ONE.net, in_memory.params, in_memory.state, VALIDATION[0])
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_lane_that_diverges_in_a_later_window_is_frozen_where_it_is_in_memory(key):
@@ -234,6 +341,51 @@ BROKEN = {
 }
 
 
+def broken(place, change):
+    """Batches of which one, of the second epoch, is changed."""
+
+    def source(epoch):
+        for i, batch in enumerate(batches(epoch)):
+            yield change(*batch) if (epoch, i) == (1, place) else batch
+
+    return source
+
+
+def failing(inputs, targets):
+    raise OSError("the disk is gone")
+
+
+BROKEN_BATCHES = {
+    "raises": (
+        failing,
+        OSError,
+        "(?s)the disk is gone.*train: while epoch 1 was read from its source, after example 35",
+    ),
+    "shape": (
+        lambda x, y: (x[:, :1], y),
+        ValueError,
+        r"the batch after example 35 of epoch 1 has examples of shape \(1, 2\)",
+    ),
+    "structure": (lambda x, y: ({"a": x}, y), ValueError, "the batch after example 35 of epoch 1 has the structure"),
+    "pair": (lambda x, y: x, TypeError, "expected the batch after example 35 of epoch 1 to be a pair"),
+    "lengths": (
+        lambda x, y: (x, y[1:]),
+        ValueError,
+        r"examples on the first axis of all its arrays, got shapes \[\(7, 2",
+    ),
+    "label": (lambda x, y: (x, y + (np.arange(7) == 2) * 7), ValueError, "train: example 37: labels must be"),
+    "fewer": (lambda x, y: (x[:3], y[:3]), ValueError, "epoch 1 ended after 86 examples, and 90 were expected"),
+    "more": (lambda x, y: (np.repeat(x, 2, 0), np.repeat(y, 2)), ValueError, "epoch 1 has more than the 90 examples"),
+}
+
+
+@pytest.mark.parametrize("change, kind, message", BROKEN_BATCHES.values(), ids=BROKEN_BATCHES.keys())
+def test_a_batch_that_is_wrong_is_named(change, kind, message):
+    with pytest.raises(kind, match=message):
+        jn.fit(ONE, Stream(broken(5, change), window=40), epochs=2, key=KEY)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("jaxnet")]
+
+
 @pytest.mark.parametrize("change, kind, message", BROKEN.values(), ids=BROKEN.keys())
 def test_an_example_that_is_wrong_is_named(change, kind, message):
     with pytest.raises(kind, match=message):
@@ -257,7 +409,11 @@ def test_an_error_of_the_source_ends_a_search():
 @pytest.mark.parametrize(
     "source, kind, message",
     [
-        (iter([(1.0, 2.0)]), TypeError, "only be iterated over"),
+        (iter([(1.0, 2.0)]), TypeError, "iterated over only once"),
+        (lambda epoch: [], ValueError, "at least one example, got an empty source"),
+        (lambda epoch: [(np.ones(3), 1.0)], ValueError, r"examples on the first axis .* must be batched"),
+        (lambda epoch: [np.ones(3)], TypeError, "the batch after example 0 of epoch 0 to be a pair"),
+        (7, TypeError, "what yields batches .* got int"),
         ({"x": 1}, TypeError, "got dict"),
         ((np.ones(3),), TypeError, "got a tuple of 1"),
         (([1.0], [1.0]), TypeError, "to be arrays, got float"),
@@ -277,6 +433,8 @@ def test_what_cannot_be_streamed_is_refused_before_anything_is_compiled():
     stream = Stream(TRAIN)
     with pytest.raises(ValueError, match="window must be at least 1"):
         Stream(TRAIN, window=0)
+    with pytest.raises(ValueError, match="examples= goes with a source of batches"):
+        Stream(TRAIN, examples=3)
     with pytest.raises(ValueError, match='shuffle must be "shared"'):
         jn.fit(ONE, stream, epochs=1, key=KEY, shuffle="own")
     with pytest.raises(ValueError, match='shuffle must be "shared"'):

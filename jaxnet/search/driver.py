@@ -123,6 +123,7 @@ def run(
         if directory is not None:
             opened = Journal if alone else SharedJournal
             setup.journal = stack.enter_context(opened(directory, about))
+            setup.recall_read(setup.journal.records)
         the_plan = setup.agreed_plan()
         bar = stack.enter_context(
             Progress(setup.lanes, setup.trials * repeats, progress if first else False, maximize, repeats)
@@ -130,7 +131,8 @@ def run(
         try:
             outcome = run_plan(
                 setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
-                keep=keep, extract=extract, progress=bar, callbacks=callbacks * first, maximize=maximize,
+                keep=keep, extract=extract, progress=bar, callbacks=callbacks * first, notes=setup.newly_read,
+                maximize=maximize,
                 proposals=setup.proposals(the_plan), points=setup.points, devices=setup.devices,
             )  # fmt: skip
         except KeyboardInterrupt:
@@ -229,6 +231,8 @@ class _Setup:
         self.keys, self.space = Keys.of(key), space
         self.key, self.epochs, self.shuffle, self.repeats, self.maximize = key, epochs, shuffle, repeats, maximize
         self.width, self.devices = lanes, Devices()
+        self.batched: dict[str, Any] = {}  # streams of batches, by name
+        self.written: set[tuple[str, int]] = set()  # of their epochs, those of which the journal has check sums
         self.journal: Journal | SharedJournal | None = None
         self.schedule = schedules.full() if schedule is None else schedule
         if not isinstance(self.schedule, Schedule):
@@ -300,6 +304,28 @@ class _Setup:
             raise ValueError("a search over trials needs train and validation, each a pair (inputs, targets)")
         self.make_trial = cast(Callable[[Any], Trial], trial)
         self.train, self.validation = as_source(train, "train"), as_source(validation, "validation")
+        for stream in (self.train, self.validation):
+            if isinstance(stream, Stream) and stream.batched:
+                stream.marks, self.batched[stream.name] = {}, stream
+
+    def newly_read(self) -> dict[str, Any]:
+        """Check sums of the epochs of sources of batches that weren't yet written down, for a journal's record."""
+        new = {
+            name: {str(epoch): mark for epoch, mark in stream.marks.items() if (name, epoch) not in self.written}
+            for name, stream in self.batched.items()
+            if stream.marks
+        }
+        self.written |= {(name, int(epoch)) for name, marks in new.items() for epoch in marks}
+        return {"read": new} if any(new.values()) else {}
+
+    def recall_read(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Those that a journal has: epochs must be what they were."""
+        for record in records:
+            for name, marks in record.get("read", {}).items():
+                if name in self.batched:
+                    known = {int(epoch): mark for epoch, mark in marks.items()}
+                    self.batched[name].marks |= known
+                    self.written |= {(name, epoch) for epoch in known}
 
     def _batch_size(self, configurations: Iterable[Mapping[str, Any]], known: int | None = None) -> int | None:
         """The one that all trials have, where they train on a stream, whose windows hold whole batches; else None.

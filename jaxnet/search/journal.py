@@ -152,7 +152,8 @@ def function_text(function: Callable[..., Any]) -> str:
 def data_text(data: Any) -> str:
     """Shapes, dtypes and a digest of arrays; of a stream its length, and those of a few examples."""
     if isinstance(data, Stream):
-        return f"{len(data)} examples, of them {data_text(data.sample())}"
+        what = "examples in batches, the first of them" if data.batched else "examples, of them"
+        return f"{len(data)} {what} {data_text(data.sample())}"
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(data))]
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
     return f"{shapes} {digest(*(np.ascontiguousarray(leaf).view(np.uint8) for leaf in leaves))}"

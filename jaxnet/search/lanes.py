@@ -96,6 +96,7 @@ def run_plan(
     extract: Callable[[Any], Any] = lambda carry: carry,
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
+    notes: Callable[[], Mapping[str, Any]] = dict,
     maximize: bool = False,
     proposals: Proposals | None = None,
     points: np.ndarray | None = None,
@@ -114,6 +115,7 @@ def run_plan(
       keep: how many of the best trials' carries come to the host, of those that trained for all units.
       extract: what of a carry is kept.
       progress: shows how it stands. callbacks: are told what happens.
+      notes: what a record of the journal is to say besides, when it is written.
       maximize: whether higher scores are better.
       proposals: where configurations come from that aren't there yet.
       points: where the configurations lie in the unit cube, for a schedule that models scores.
@@ -125,8 +127,9 @@ def run_plan(
     """
     devices = devices or Devices()
     run = _Run(
-        program, plan, configurations, keys, keep, extract, progress, callbacks, journal, maximize, proposals, devices
-    )
+        program, plan, configurations, keys, keep, extract, progress, callbacks, notes, journal, maximize, proposals,
+        devices,
+    )  # fmt: skip
     return run.to_its_end(schedule or full(), () if points is None else (points,))
 
 
@@ -190,11 +193,11 @@ class _Run:
 
     def __init__(
         self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress,
-        callbacks: Sequence[Callback], journal: Journal | SharedJournal | None,
+        callbacks: Sequence[Callback], notes: Callable[[], Mapping[str, Any]], journal: Journal | SharedJournal | None,
         maximize: bool, proposals: Proposals | None, devices: Devices,
     ):  # fmt: skip
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
-        self.keep, self.extract, self.journal, self.proposals = keep, extract, journal, proposals
+        self.keep, self.extract, self.journal, self.proposals, self.notes = keep, extract, journal, proposals, notes
         self.devices, self.key = devices, devices.share(keys.trials)
         self.in_order = jax.process_count() > 1  # all processes come to every exchange, and decide, in the same order
         self.sign, self.repeats = -1 if maximize else 1, plan.repeats
@@ -529,7 +532,7 @@ class _Run:
         outcome, ids = self.outcome, chunk.ids
         record = {
             "ids": ids, "units": chunk.unit, "diverged": outcome.diverged[ids], "parked": parked, "kept": kept,
-            "history": {name: values[ids] for name, values in outcome.history.items()},
+            "history": {name: values[ids] for name, values in outcome.history.items()}, **self.notes(),
         }  # fmt: skip
         for role, trees in (("parked", self.parked), ("kept", outcome.kept)):
             if record[role]:
