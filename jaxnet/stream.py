@@ -25,12 +25,12 @@ _BLOCK = 256  # examples that are copied from arrays at a time, so that a window
 
 
 class Stream:
-    """Examples that are read as training comes to them, in place of data in memory: for ``fit`` and searches, to train
-    on and to validate with, for ``evaluate`` and for ``predict`` (which leaves the targets alone).
+    """Examples that are read as training comes to them, given to ``fit`` or a search in place of ``(inputs, targets)``.
 
-    An epoch is trained window by window: while one is trained on, the next goes to the device, and the one after that
-    is read on a thread. Batches, their order and all results are those of the same data in memory (bit for bit where
-    the compiler does the same arithmetic for both, else to rounding); all lanes that run at once share the windows.
+    They may be validated with, too, and ``evaluate`` and ``predict`` (which leaves the targets alone) take them. An
+    epoch is trained window by window: while one is trained on, the next goes to the device, and the one after that is
+    read on a thread. Batches, their order and all results are those of the same data in memory (bit for bit where the
+    compiler does the same arithmetic for both, else to rounding); all lanes that run at once share the windows.
 
     Args:
       source: what is read, of one of three kinds. All examples have one shape and dtype.

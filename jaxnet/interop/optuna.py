@@ -43,10 +43,11 @@ def optimize(
 ) -> SearchResult:
     """``study.optimize`` with fused training: the sampler, the storage, the pruner and the callbacks stay the study's.
 
-    The study is asked for as many trials as run at once; they train as lanes of one program; scores, and after each
-    epoch intermediate values, are told back. A trial that the pruner stops is "pruned", one that diverges or can't be
-    built has "failed", as where an objective raises. Names, bounds and scales of hyperparameters are the space's; an
-    entry with one value is left out, and choices that a storage can't keep (functions) go by their names.
+    The study is asked for as many trials as run at once; they train as lanes of one program; after each epoch their
+    intermediate values, and then their scores, are told back. A trial that the pruner stops is "pruned", one that
+    diverges or can't be built has "failed", as where an objective raises. Names, bounds and scales of hyperparameters
+    are the space's; an entry with one value is left out, and choices that a storage can't keep (functions) go by their
+    names.
 
     Everything is in the study's storage as it happens. After a kill, load the study and call again: finished trials are
     there, and those that ran then stay "running", as after a kill of ``study.optimize``. Heartbeats aren't kept.

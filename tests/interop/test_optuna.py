@@ -129,6 +129,12 @@ def test_callbacks_may_stop_the_study(key):
         callbacks=[lambda study, frozen: seen.append((frozen.number, frozen.state)), stop],
     )  # fmt: skip
     assert seen == [(i, TrialState.COMPLETE) for i in range(8)]
+    known = []  # by the end of the first trial, the others' values too: they are told as they come
+    optimize(
+        study(), FALLING, jn.Space(start=jn.uniform(0, 8)), n_trials=4, epochs=2, lanes=4, key=key, progress=False,
+        callbacks=[lambda study, frozen: known.append([sorted(t.intermediate_values) for t in study.trials])],
+    )  # fmt: skip
+    assert known[0] == [[1, 2]] * 4
     assert len(of.trials) == len(result) == 8
 
 
