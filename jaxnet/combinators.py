@@ -484,7 +484,7 @@ class Children:
         path = () if observer is None else (*observer[1], str(self.names[i]))
         with self.path(i), _observed_by(None if observer is None else (observer[0], path)):
             if isinstance(spec, (tuple, list)) and all(hasattr(n, "__index__") for n in spec):
-                spec = as_spec(spec)  # a layer of one's own needn't know of shapes
+                spec = as_spec(tuple(spec))  # a layer of one's own needn't know of shapes
             params, state, out = child.init(None if key is None else fold_in(key, i), spec)
         if observer is not None:
             observer[0].append(Made(path, child, spec, params, state, out))
