@@ -74,7 +74,7 @@ def sizes() -> plt.Figure:
 
 def plans() -> plt.Figure:
     """How the tutorial's 64 trials are grouped when they train for longer."""
-    space = jn.Space(rate=jn.log_uniform(1e-3, 1), hidden=jn.log_integers(8, 256), l2=jn.log_uniform(1e-6, 0.1))
+    space = jn.Space(rate=jn.log_uniform(3e-4, 0.3), hidden=jn.log_integers(8, 256), l2=jn.log_uniform(1e-6, 0.1))
     train, validation = ((np.zeros((n, 8, 8, 1), np.uint8), np.zeros(n, np.int32)) for n in (1000, 400))
 
     def trial(hp):
@@ -135,22 +135,31 @@ def layouts() -> plt.Figure:
 
 
 def lanes() -> plt.Figure:
-    """Time for each lane against lanes, of every machine whose benchmark is committed."""
-    figure, axes = plt.subplots(figsize=(5.2, 3))
-    for i, path in enumerate(sorted(RESULTS.glob("*.json"))):
+    """Time for each lane against that of one lane alone, by network, of every machine whose benchmark is committed."""
+    measured: dict[str, dict[str, list]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
         report = json.loads(path.read_text())
-        rows = [row for row in report["rows"] if row.get("part") == "lanes"]
-        if rows:
-            at = [[row["lanes"], row["us_per_lane_and_step"]] for row in rows]
-            axes.loglog(*np.transpose(at), "o-", color=COLORS[i % len(COLORS)], label=report["machine"]["device"])
-    axes.set(xlabel="lanes in one program", ylabel="µs for each lane and step", xscale="log")
-    axes.set_xscale("log", base=4)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_minor_formatter("")
-    axes.set_yticks([50, 100, 200])
-    axes.legend(frameon=False)
-    tidy(axes)
+        of = measured.setdefault(report["machine"]["device"], {})
+        for row in report["rows"]:
+            if row.get("part") == "lanes":
+                of.setdefault("MLP 784-16-10", []).append((row["lanes"], row["us_per_lane_and_step"]))
+            elif row.get("contender") in ("jaxnet", "jaxnet, one at a time") and "lanes" in row and "us" in row:
+                of.setdefault(row["network"], []).append((row["lanes"], row["us"]))
+    measured = {device: networks for device, networks in measured.items() if networks}
+    figure, row = plt.subplots(1, len(measured), figsize=(1 + 4.2 * len(measured), 3.2), sharey=True, squeeze=False)
+    for axes, (device, networks) in zip(row[0], measured.items(), strict=True):
+        for i, (name, points) in enumerate(networks.items()):
+            count, us = np.transpose(sorted(points))
+            style = "o-" if i < len(COLORS) else "s--"
+            axes.plot(count, us / us[0], style, color=COLORS[i % len(COLORS)], label=name, markersize=4)
+        axes.set_xscale("log", base=4)
+        axes.set_yscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set(title=device, xlabel="lanes in one program")
+        axes.legend(frameon=False, fontsize=7)
+        tidy(axes)
+    row[0, 0].set_ylabel("time for each lane and step, one lane = 1")
     return figure
 
 
