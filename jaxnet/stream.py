@@ -152,7 +152,7 @@ class Stream:
         """From now on, integers of the targets' leaf of this number must lie in [0, classes)."""
         self._labels[leaf] = min(classes, self._labels.get(leaf, classes))
 
-    def read(self, rows: np.ndarray, shapes: Data, epoch: _Pass | None = None) -> Data:
+    def read(self, rows: np.ndarray, shapes: Data, epoch: Any = None) -> Data:
         """Some examples as NumPy arrays, filled up with zeros to the length of ``shapes``; with their dtypes.
 
         Of a source of batches ``rows`` are those that come next in a pass over it.
@@ -191,10 +191,6 @@ class Stream:
                 return self.read(np.arange(few), _resized(self.shapes, few), first)
         rows = np.unique(np.linspace(0, len(self) - 1, 64).round().astype(int))
         return self.read(rows, _resized(self.shapes, len(rows)))
-
-    def pass_over(self, epoch: int) -> _Pass | None:
-        """A pass over a source of batches; None of others, which are asked for rows."""
-        return _Pass(self, epoch) if self.batched else None
 
     def _check_pair(self) -> None:
         if len(self.source) != 2:
@@ -536,7 +532,7 @@ class _Windows:
     ) -> Generator[Callable[[], Any]]:
         """Calls that read a window each, to be made one after the other; examples in their own order, or another."""
         length, size = len(self.source), self.steps * self.batch
-        passed = self.source.pass_over(epoch)
+        passed = _Pass(self.source, epoch) if self.source.batched else None
         rows = np.arange(length)
         if order is not None and passed is None and name == "train":
             rows = order(epoch, length)
