@@ -23,7 +23,7 @@ from jaxnet.layer import Layer, Spec, as_spec, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.layers.recurrent import split_spec
 from jaxnet.ops.random import fold_in
-from jaxnet.ops.reductions import counting_rows, valid_rows
+from jaxnet.ops.reductions import counting_rows, short_rows, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
 
@@ -426,13 +426,15 @@ def time_distributed(layer: Any) -> Layer:
         values = x.values if isinstance(x, Sequence) else x
         if values.ndim < 2:
             raise ValueError(f"time_distributed: expected x of shape [batch, time, ...], got {values.shape}")
-        counted = valid_rows()
+        counted, short = valid_rows(), short_rows()
         if isinstance(x, Sequence):
+            short = None
             values = x.replace(values).values
             counted = x.mask if counted is None else x.mask & counted[:, None]  # [batch, time]
         elif counted is not None:
             counted = jnp.broadcast_to(counted[:, None], values.shape[:2])
-        with path(), counting_rows(None if counted is None else counted.reshape(-1)):
+        short = None if short is None else short * values.shape[1]
+        with path(), counting_rows(None if counted is None else counted.reshape(-1), short):
             folded = values.reshape(-1, *values.shape[2:])  # [batch * time, ...]
             y, state = child.apply(params, state, folded, key=key, train=train)
         y = y.reshape(*values.shape[:2], *y.shape[1:])

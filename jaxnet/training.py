@@ -416,7 +416,7 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         counted = None if not isinstance(size, Size) and examples % size == 0 else valid
 
         def objective(params):
-            with counting_rows(counted):
+            with counting_rows(counted, None if isinstance(size, Size) else examples % size):
                 outputs, state = trial.net.apply(params, carry.state, inputs, key=fold_in(step_key, 0), train=True)
             losses = _one_per_example("loss", trial.loss, outputs, targets, valid)
             loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)

@@ -30,8 +30,9 @@ def layer(make: Callable[[jax.Array], Any]) -> Layer:
 
     ``params`` are the module's floating arrays, as a tuple in the order of its tree; ``state`` has its other arrays and
     what ``eqx.nn.State`` holds. Features are where the module wants them: Equinox's convolutions take channels first,
-    so put ``jn.transpose`` before them. A ``Sequence`` is handed over as two arguments, values and length. A batch that
-    isn't full is filled up with copies of an example, which batch statistics count (ours don't).
+    so put ``jn.transpose`` before them. A ``Sequence`` is handed over as two arguments, values and length. A last
+    batch that isn't full has no more rows than examples: where there is state it has a program of its own, and a batch
+    size that differs from lane to lane is refused.
 
     Args:
       make: makes the module, of a key: ``lambda key: eqx.nn.MLP(784, 10, hp.width, 1, key=key)``. Hyperparameters that
@@ -40,7 +41,7 @@ def layer(make: Callable[[jax.Array], Any]) -> Layer:
 
     Raises:
       ValueError: from ``init``, where the module keeps a traced hyperparameter as an array, and where the input's width
-        differs between lanes.
+        differs between lanes; in training, with state, where the batch size does.
 
     >>> import jaxnet as jn
     >>> net = jn.serial(layer(lambda key: eqx.nn.Linear(4, 3, key=key)), jax.nn.relu)

@@ -19,8 +19,8 @@ def layer(module: Any, *, flags: Flags | None = None, streams: Sequence[str] = (
     ``params`` is the module's collection of that name; ``state`` a dict of its others, such as ``batch_stats``, which
     training may change. A ``Sequence`` is handed over as two arguments, its values and its lengths. Widths are the
     module's own, so hyperparameters that fix shapes must be ``static=True``; others may be traced where the module
-    takes an array for them. A batch that isn't full is filled up with copies of an example, which the module's batch
-    statistics count (ours don't).
+    takes an array for them. A last batch that isn't full has no more rows than examples, as in flax's own loops: where
+    there is state it has a program of its own, and a batch size that differs from lane to lane is refused.
 
     Args:
       module: takes ``[batch, ...]``; unbound, as ``nn.Dense(3)`` is.
@@ -30,7 +30,8 @@ def layer(module: Any, *, flags: Flags | None = None, streams: Sequence[str] = (
       streams: names of the random streams that a call in training draws from; one key is folded into each.
 
     Raises:
-      ValueError: from ``init``, for outputs without a batch axis, and where the input's width differs between lanes.
+      ValueError: from ``init``, for outputs without a batch axis, and where the input's width differs between lanes;
+        in training, with state, where the batch size does.
 
     >>> import flax.linen as nn, jaxnet as jn
     >>> net = jn.serial(jn.flatten, layer(nn.Dense(3)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Spec, as_spec
+from jaxnet.ops.reductions import short_rows, valid_rows
 from jaxnet.sequence import Sequence
 
 Flags = Callable[[bool], Mapping[str, Any]]
@@ -54,10 +55,35 @@ def foreign(
 
     def apply(params, state, x, *, key=None, train=False):
         inputs = (x.values, x.lengths) if isinstance(x, Sequence) else (jnp.asarray(x),)
-        return call(params, state, inputs, key, train)
+        if not train or valid_rows() is None or not jax.tree.leaves(state):
+            return call(params, state, inputs, key, train)
+        return _of_examples(name, call, params, state, inputs, key)
 
     init.__qualname__ = name
     return Layer(init, apply)
+
+
+def _of_examples(name: str, call: Any, params: Any, state: Any, inputs: tuple[jax.Array, ...], key: Any) -> Any:
+    """A call in training where rows that only fill up the batch must not count in batch statistics: without them.
+
+    There is a program for batches that are full and one for those that aren't; outputs of rows that are left out are
+    copies of the last one's.
+    """
+    valid, short = valid_rows(), short_rows()
+    assert valid is not None
+    if short is None:
+        raise ValueError(
+            f"{name}: its state, such as batch statistics, would count rows of the batch that are no examples: the "
+            f"batch size differs from lane to lane, or these are steps of sequences of different lengths. Another "
+            f"library's network can't leave rows out: declare the batch size with static=True, or give sequences of "
+            f"the same length."
+        )
+
+    def of_first(rows):
+        y, new = call(params, state, tuple(x[:rows] for x in inputs), key, True)
+        return jax.tree.map(lambda leaf: leaf[jnp.minimum(jnp.arange(len(valid)), rows - 1)], y), new
+
+    return jax.lax.cond(valid[-1], lambda: call(params, state, inputs, key, True), lambda: of_first(short))
 
 
 def _shapes(name: str, spec: Any) -> tuple[jax.ShapeDtypeStruct, ...]:

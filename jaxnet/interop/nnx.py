@@ -20,8 +20,9 @@ def layer(make: Callable[[nnx.Rngs], nnx.Module]) -> Layer:
     ``params`` are the values of the module's ``nnx.Param``, ``state`` those of its other variables, such as
     ``nnx.BatchStat``, which training may change; both are dicts by attribute. The states of its random streams are
     not: a call in training seeds them all with the key that it gets. Training and evaluation are ``module.train()``
-    and ``module.eval()``. A ``Sequence`` is handed over as two arguments, its values and its lengths. A batch that
-    isn't full is filled up with copies of an example, which the module's batch statistics count (ours don't).
+    and ``module.eval()``. A ``Sequence`` is handed over as two arguments, its values and its lengths. A last
+    batch that isn't full has no more rows than examples: where there is state it has a program of its own, and a batch
+    size that differs from lane to lane is refused.
 
     Args:
       make: makes the module, of random streams: its class, or ``lambda rngs: Model(hp.width, rngs=rngs)``.
@@ -29,7 +30,8 @@ def layer(make: Callable[[nnx.Rngs], nnx.Module]) -> Layer:
         for them.
 
     Raises:
-      ValueError: from ``init``, for outputs without a batch axis, and where the input's width differs between lanes.
+      ValueError: from ``init``, for outputs without a batch axis, and where the input's width differs between lanes;
+        in training, with state, where the batch size does.
 
     >>> import jaxnet as jn
     >>> net = jn.serial(layer(lambda rngs: nnx.Linear(4, 3, rngs=rngs)), jax.nn.relu)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-_valid_rows: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("valid_rows", default=None)
+_Rows = tuple[jax.Array | None, int | None]
+_rows: contextvars.ContextVar[_Rows] = contextvars.ContextVar("rows", default=(None, None))
 
 
 def valid_rows() -> jax.Array | None:
@@ -23,22 +24,29 @@ def valid_rows() -> jax.Array | None:
     of an example. Losses leave the copies out by themselves; a layer that computes something of the batch as a whole,
     in training, asks here. Training answers; where nobody does, every row counts.
     """
-    return _valid_rows.get()
+    return _rows.get()[0]
+
+
+def short_rows() -> int | None:
+    """How many rows, the first ones, are examples in any batch that isn't full, where that is known; else None."""
+    return _rows.get()[1]
 
 
 @contextlib.contextmanager
-def counting_rows(valid: jax.Array | None) -> Iterator[None]:
+def counting_rows(valid: jax.Array | None, short: int | None = None) -> Iterator[None]:
     """Inside, ``valid_rows()`` is ``valid``; what folds another axis into the batch repeats the mask accordingly.
+
+    ``short_rows()`` is ``short``.
 
     >>> with counting_rows(jnp.array([True, False])):
     ...     valid_rows().tolist()
     [True, False]
     """
-    token = _valid_rows.set(valid)
+    token = _rows.set((valid, short))
     try:
         yield
     finally:
-        _valid_rows.reset(token)
+        _rows.reset(token)
 
 
 def moments(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,7 @@
 """Networks of other libraries, in their own kinds of example: as layers they compute and train as they do there."""
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
@@ -13,25 +15,25 @@ from flax import nnx
 import jaxnet as jn
 from jaxnet.interop import equinox, flax, haiku
 from jaxnet.interop import nnx as from_nnx
+from jaxnet.ops.reductions import counting_rows
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.normal(size=(16, 8, 8, 1)).astype(np.float32), RNG.integers(3, size=16).astype(np.int32)
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
 
-class LinenCNN(nn.Module):
+class LinenResNet(nn.Module):
     width: int = 4
     rate: float = 0.0
 
     @nn.compact
     def __call__(self, x, train: bool):
-        x = nn.Conv(self.width, (3, 3))(x)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-        x = nn.avg_pool(nn.relu(x), (2, 2), strides=(2, 2)).reshape(len(x), -1)
+        residual = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Conv(self.width, (3, 3))(x))
+        x = nn.avg_pool(nn.relu(x + residual), (2, 2), strides=(2, 2)).reshape(len(x), -1)
         return nn.Dense(3)(nn.Dropout(self.rate, deterministic=not train)(x))
 
 
-class NnxCNN(nnx.Module):
+class NnxResNet(nnx.Module):
     def __init__(self, rngs, width=4, rate=0.0):
         self.conv = nnx.Conv(1, width, (3, 3), rngs=rngs)
         self.norm = nnx.BatchNorm(width, momentum=0.9, rngs=rngs)
@@ -39,20 +41,19 @@ class NnxCNN(nnx.Module):
         self.head = nnx.Linear(16 * width, 3, rngs=rngs)
 
     def __call__(self, x):
-        x = nnx.avg_pool(nnx.relu(self.norm(self.conv(x))), (2, 2), strides=(2, 2))
+        x = nnx.avg_pool(nnx.relu(x + self.norm(self.conv(x))), (2, 2), strides=(2, 2))
         return self.head(self.dropout(x.reshape(len(x), -1)))
 
 
-def haiku_cnn(x, is_training, width=4, rate=0.0):
-    x = hk.Conv2D(width, (3, 3))(x)
-    x = jax.nn.relu(hk.BatchNorm(True, True, 0.9)(x, is_training))
+def haiku_resnet(x, is_training, width=4, rate=0.0):
+    x = jax.nn.relu(x + hk.BatchNorm(True, True, 0.9)(hk.Conv2D(width, (3, 3))(x), is_training))
     x = hk.Flatten()(hk.avg_pool(x, (2, 2), (2, 2), "VALID"))
     if is_training and rate:
         x = hk.dropout(hk.next_rng_key(), rate, x)
     return hk.Linear(3)(x)
 
 
-class EquinoxCNN(eqx.Module):
+class EquinoxResNet(eqx.Module):
     conv: eqx.nn.Conv2d
     norm: eqx.nn.BatchNorm
     dropout: eqx.nn.Dropout
@@ -66,32 +67,33 @@ class EquinoxCNN(eqx.Module):
         self.head = eqx.nn.Linear(16 * width, 3, key=second)
 
     def __call__(self, x, state, *, key=None):
-        x, state = self.norm(self.conv(jnp.moveaxis(x, -1, 0)), state)
-        x = eqx.nn.AvgPool2d(2, 2)(jax.nn.relu(x)).ravel()
+        x = jnp.moveaxis(x, -1, 0)
+        residual, state = self.norm(self.conv(x), state)
+        x = eqx.nn.AvgPool2d(2, 2)(jax.nn.relu(x + residual)).ravel()
         return self.head(self.dropout(x, key=key)), state
 
 
-def linen_cnn(width=4, rate=0.0):
-    return flax.layer(LinenCNN(width, rate))
+def linen_resnet(width=4, rate=0.0):
+    return flax.layer(LinenResNet(width, rate))
 
 
-def nnx_cnn(width=4, rate=0.0):
-    return from_nnx.layer(lambda rngs: NnxCNN(rngs, width, rate))
+def nnx_resnet(width=4, rate=0.0):
+    return from_nnx.layer(lambda rngs: NnxResNet(rngs, width, rate))
 
 
-def haiku_layer(width=4, rate=0.0):
-    return haiku.layer(lambda x, is_training: haiku_cnn(x, is_training, width, rate))
+def haiku_resnet_layer(width=4, rate=0.0):
+    return haiku.layer(lambda x, is_training: haiku_resnet(x, is_training, width, rate))
 
 
-def equinox_cnn(width=4, rate=0.0):
-    return equinox.layer(lambda key: EquinoxCNN(key, width, rate))
+def equinox_resnet(width=4, rate=0.0):
+    return equinox.layer(lambda key: EquinoxResNet(key, width, rate))
 
 
-CNNS = {"linen": linen_cnn, "nnx": nnx_cnn, "haiku": haiku_layer, "equinox": equinox_cnn}
+RESNETS = {"linen": linen_resnet, "nnx": nnx_resnet, "haiku": haiku_resnet_layer, "equinox": equinox_resnet}
 
 
-@pytest.fixture(params=CNNS.values(), ids=CNNS.keys())
-def cnn(request):
+@pytest.fixture(params=RESNETS.values(), ids=RESNETS.keys())
+def resnet(request):
     return request.param
 
 
@@ -120,7 +122,7 @@ def steps_here(net, params, state, steps=3):
 
 
 def steps_in_linen(key):
-    module = LinenCNN()
+    module = LinenResNet()
     variables = module.init(key, IMAGES, train=False)
     params, stats, moments, losses = *(variables[name] for name in ("params", "batch_stats")), None, []
     moments = OPTIMIZER.init(params)
@@ -139,7 +141,7 @@ def steps_in_linen(key):
 
 
 def steps_in_nnx(key):
-    module = NnxCNN(nnx.Rngs(key))
+    module = NnxResNet(nnx.Rngs(key))
     begun = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     optimizer, losses = nnx.Optimizer(module, OPTIMIZER, wrt=nnx.Param), []
     for _ in range(3):
@@ -152,7 +154,7 @@ def steps_in_nnx(key):
 
 
 def steps_in_haiku(key):
-    transformed = hk.transform_with_state(haiku_cnn)
+    transformed = hk.transform_with_state(haiku_resnet)
     begun, state = transformed.init(key, IMAGES, True)
     params, moments, losses = begun, OPTIMIZER.init(begun), []
     for _ in range(3):
@@ -169,7 +171,7 @@ def steps_in_haiku(key):
 
 
 def steps_in_equinox(key):
-    module, state = eqx.nn.make_with_state(EquinoxCNN)(key)
+    module, state = eqx.nn.make_with_state(EquinoxResNet)(key)
     begun = tuple(jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array)))
     moments, losses = OPTIMIZER.init(eqx.filter(module, eqx.is_inexact_array)), []
 
@@ -197,10 +199,10 @@ def steps_in_equinox(key):
 THERE = {"linen": steps_in_linen, "nnx": steps_in_nnx, "haiku": steps_in_haiku, "equinox": steps_in_equinox}
 
 
-@pytest.mark.parametrize("library", CNNS)
+@pytest.mark.parametrize("library", RESNETS)
 def test_training_is_what_it_is_in_the_library(library, key):
     """From the library's own initial parameters: losses of three steps with batch statistics, and the evaluation."""
-    net = CNNS[library]()
+    net = RESNETS[library]()
     params, state, out = net.init(key, (8, 8, 1))
     assert out.shape == (3,)
     begun, *expected = THERE[library](key)
@@ -211,8 +213,8 @@ def test_training_is_what_it_is_in_the_library(library, key):
     np.testing.assert_allclose(logits, expected[1], rtol=1e-4, atol=1e-5)
 
 
-def test_lanes_equal_a_loop(cnn, key):
-    net = cnn(rate=0.5)
+def test_lanes_equal_a_loop(resnet, key):
+    net = resnet(rate=0.5)
     keys = jax.random.split(key, 3)
     params, state, _ = jax.jit(jax.vmap(lambda key: net.init(key, (8, 8, 1))))(keys)
 
@@ -226,8 +228,8 @@ def test_lanes_equal_a_loop(cnn, key):
             np.testing.assert_allclose(got[i], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_dropout_draws_from_the_key_in_training_only(cnn, key):
-    net = cnn(rate=0.5)
+def test_dropout_draws_from_the_key_in_training_only(resnet, key):
+    net = resnet(rate=0.5)
     params, state, _ = net.init(key, (8, 8, 1))
     one, same, other = (net.apply(params, state, IMAGES, train=True, key=jax.random.key(i))[0] for i in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
@@ -237,13 +239,13 @@ def test_dropout_draws_from_the_key_in_training_only(cnn, key):
     jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
-def test_a_search_trains_lanes_as_fit_trains_each(cnn, key):
+def test_a_search_trains_lanes_as_fit_trains_each(resnet, key):
     """A traced learning rate, and a width that groups by value."""
     space = jn.Space(rate=jn.log_uniform(1e-2, 1e-1), width=jn.choice(2, 3))
 
     def trial(hp):
         return jn.Trial(
-            net=cnn(width=hp.width), loss=jn.losses.softmax_cross_entropy, optimizer=optax.sgd(hp.rate),
+            net=resnet(width=hp.width), loss=jn.losses.softmax_cross_entropy, optimizer=optax.sgd(hp.rate),
             metric=jn.losses.softmax_cross_entropy, batch_size=8,
         )  # fmt: skip
 
@@ -255,6 +257,49 @@ def test_a_search_trains_lanes_as_fit_trains_each(cnn, key):
         np.testing.assert_allclose(
             result.table["score"][row], fitted.curve["validation_softmax_cross_entropy"][-1], rtol=1e-4
         )
+
+
+def test_rows_that_only_fill_up_the_batch_are_left_out(resnet, key):
+    net = resnet()
+    params, state, _ = net.init(key, (8, 8, 1))
+
+    @jax.jit
+    def filled_and_alone(params, state, valid):
+        with counting_rows(valid, 3):
+            filled = net.apply(params, state, IMAGES[:6], train=True, key=key)
+        return filled, net.apply(params, state, IMAGES[:3], train=True, key=key)
+
+    (outputs, got), (expected, wanted) = filled_and_alone(params, state, np.arange(6) < 3)
+    np.testing.assert_allclose(outputs[:3], expected, rtol=1e-5, atol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), got, wanted)
+
+
+def test_lanes_count_no_more_rows_than_examples(key):
+    """16 examples in batches of 6: after two epochs flax's statistics are ours, which leave the copies out."""
+
+    def trial(norm):
+        net = jn.serial(norm, jn.flatten, jn.dense(3))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=6)
+
+    options = {"epochs": 2, "key": key}
+    theirs = flax.layer(nn.BatchNorm(momentum=0.9), flags=lambda train: {"use_running_average": not train})
+    data, space = (IMAGES, LABELS), jn.Space(same=jn.choice(1.0))
+    result = jn.random_search(lambda hp: trial(theirs), space, data, data, trials=2, progress=False, **options)
+    ours = jn.fit(trial(jn.batch_norm()), data, data, trial_id=1, **options)
+    got = result.network(1)[2][0]["batch_stats"]
+    np.testing.assert_allclose(got["mean"], ours.state[0]["mean"], rtol=1e-4)
+    np.testing.assert_allclose(got["var"], ours.state[0]["variance"], rtol=1e-5)
+
+
+def test_with_state_a_batch_size_that_differs_between_lanes_is_refused(key):
+    space = jn.Space(batch=jn.integers(4, 8))
+
+    def trial(hp):
+        return jn.Trial(linen_resnet(), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=hp.batch)
+
+    data = IMAGES, LABELS
+    with pytest.raises(ValueError, match=r"LinenResNet: its state.*batch size differs from lane to lane.*static=True"):
+        jn.random_search(trial, space, data, data, trials=2, epochs=1, key=key, progress=False)
 
 
 def test_sequences_of_different_lengths_go_in_with_their_lengths(key):
@@ -277,29 +322,6 @@ def test_sequences_of_different_lengths_go_in_with_their_lengths(key):
         np.testing.assert_allclose(got[i : i + 1], alone, rtol=1e-5, atol=1e-6)
 
 
-def test_a_variational_autoencoder_with_a_stream_of_its_own(key):
-    """Several outputs, drawn from the stream "noise" in training."""
-
-    class VAE(nn.Module):
-        @nn.compact
-        def __call__(self, x, deterministic):
-            mean, log_variance = jnp.split(nn.Dense(4)(x), 2, axis=-1)
-            z = mean
-            if not deterministic:
-                z = mean + jnp.exp(log_variance / 2) * jax.random.normal(self.make_rng("noise"), mean.shape)
-            return nn.Dense(3)(z), mean, log_variance
-
-    module = VAE()
-    net = flax.layer(module, streams=["noise"])
-    params, state, out = net.init(key, (3,))
-    assert [part.shape for part in out] == [(3,), (2,), (2,)]
-    x = jax.random.normal(key, (5, 3))
-    rngs = {"noise": jax.random.fold_in(key, 0)}
-    expected = module.apply({"params": params}, x, deterministic=False, rngs=rngs)
-    for got, wanted in zip(net.apply(params, state, x, train=True, key=key)[0], expected, strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-6)
-
-
 def test_arithmetic_in_half_precision_stays_the_modules_own(key):
     net = flax.layer(nn.Dense(3, dtype=jnp.bfloat16))
     params, state, out = net.init(key, (4,))
@@ -307,10 +329,10 @@ def test_arithmetic_in_half_precision_stays_the_modules_own(key):
     assert net.apply(params, state, jnp.ones((2, 4)))[0].dtype == jnp.bfloat16
 
 
-def test_an_input_whose_width_differs_between_lanes_is_refused(cnn, key):
+def test_an_input_whose_width_differs_between_lanes_is_refused(resnet, key):
     spec = jn.Spec((8, 8, 2), active=jnp.array([True, False]))
     with pytest.raises(ValueError, match=r"differ from lane to lane.*static=True"):
-        cnn().init(key, spec)
+        resnet().init(key, spec)
 
 
 def test_a_network_of_one_example_is_refused(key):
