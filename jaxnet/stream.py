@@ -90,7 +90,7 @@ class Stream:
         indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
         # PyTorch's IterableDataset inherits a __getitem__ that raises.
         indexed &= all(base.__name__ != "IterableDataset" for base in type(source).__mro__)
-        self.batched = not indexed and not self._paired and (hasattr(source, "__iter__") or callable(source))
+        self.batched: bool = not indexed and not self._paired and (hasattr(source, "__iter__") or callable(source))
         if examples is not None:
             check_count("examples", examples)
             if not self.batched:
@@ -248,6 +248,10 @@ class Stream:
 
 class _Pass:
     """An epoch of a source of batches, which is read on from where it is."""
+
+    stream: Stream
+    epoch: int
+    done: int  # examples
 
     def __init__(self, stream: Stream, epoch: int):
         self.stream, self.epoch, self.done = stream, epoch, 0

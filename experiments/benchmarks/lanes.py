@@ -123,7 +123,7 @@ def searched(network: Network, trials: int, x: np.ndarray, y: np.ndarray, repeti
             key=jax.random.key(0), progress=False, keep=0,
         )  # fmt: skip
         seconds.append(result.run_seconds / EPOCHS)
-        lanes = max(group.lanes for group in result.plan.groups)
+        lanes = int(result.groups["lanes"].max())
     return lanes, seconds
 
 
