@@ -162,10 +162,19 @@ def one_a_line(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, l
         lines[:] = ["..", "", *GoogleDocstring(text, sphinx.config, sphinx, "method").lines()]
 
 
-def with_defaults(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: Any):
-    """Of a default that isn't Python, such as ``<factory>``, something that is: else Sphinx wouldn't read any of it."""
-    signature = signature and re.sub(r"<class '([\w.]+)'>", r"\1", signature.replace("<factory>", "..."))
-    return signature, returns
+def legible(sphinx: Sphinx, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None):
+    """Of a default that isn't Python, such as ``<factory>``, something that is: else Sphinx wouldn't read any of it.
+
+    Of a constant its value, and of a protocol, which isn't made by calling it, nothing.
+    """
+    if signature is None or signature == "(*args, **kwargs)":
+        return signature and "", returns
+    signature = re.sub(r"<class '([\w.]+)'>", r"\1", signature.replace("<factory>", "..."))
+    constants = {
+        k: v for k, v in vars(inspect.getmodule(value) or object).items() if isinstance(v, (int, float, tuple))
+    }
+    signature = re.sub(r"= (\w+)", lambda match: f"= {constants.get(match[1], match[1])}", signature)
+    return signature.replace("Callable[[...], ", "Callable[..., "), returns
 
 
 class Help(SphinxDirective):
@@ -210,6 +219,6 @@ def setup(sphinx: Sphinx) -> dict[str, Any]:
     sphinx.add_directive("help", Help)
     sphinx.add_post_transform(Links)
     sphinx.connect("autodoc-process-docstring", one_a_line, priority=100)  # before napoleon reads them
-    sphinx.connect("autodoc-process-signature", with_defaults)
+    sphinx.connect("autodoc-process-signature", legible)
     sphinx.connect("source-read", with_benchmarks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
