@@ -59,8 +59,8 @@ class Callback(Protocol):
         Args:
           trials: ids ``[lanes]``. seeds: which seed of the trial each is, ``[lanes]``, zeros without ``repeats=``.
           units: how many each has finished now.
-          measures: float64 ``[lanes]`` by name, as in ``SearchResult.history``: ``score``, ``train_loss``, ...; NaN
-            where a lane has diverged, which isn't told of again.
+          measures: float64 ``[lanes]`` by name, as in ``SearchResult.history``: ``score`` (not in ``fit`` without
+            validation data), ``train_loss``, ...; NaN where a lane has diverged, which isn't told of again.
         """
 
     def on_trial_end(self, trial: int, status: str) -> None:
