@@ -38,8 +38,9 @@ package: .venv/installed-test
 	$(BIN)/uv pip install --quiet --python $(RELEASE)/oldest --no-deps $(RELEASE)/jaxnet-*.tar.gz
 	printf '%s\n' newest oldest | xargs -P 2 -I VENV sh -c '$(RELEASE)/VENV/bin/python -I tests/smoke.py'
 	tar -xzf $(RELEASE)/jaxnet-*.tar.gz -C $(RELEASE)
-	cd $(RELEASE)/jaxnet-*/ && $(CURDIR)/$(BIN)/python -c 'import pytest, sys; sys.path[:] = \
-		[path for path in sys.path if path != "$(CURDIR)"]; sys.exit(pytest.main(["--collect-only", "-qq", "tests"]))' > ../tests.txt || { tail -20 ../tests.txt; exit 1; }
+	cd $(RELEASE)/jaxnet-*/ && $(CURDIR)/$(BIN)/python -c 'import pytest, sys; \
+		sys.path[:] = [path for path in sys.path if path != "$(CURDIR)"]; \
+		sys.exit(pytest.main(["--collect-only", "-qq", "tests"]))' > ../tests.txt || { tail -20 ../tests.txt; exit 1; }
 
 EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classical_filters backpropagation_by_hand \
 	logistic_regression mlp_mnist ten_configurations names grid_random_sobol_bayesian autoencoders \
