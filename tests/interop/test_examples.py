@@ -284,7 +284,7 @@ def train_step(state, images, labels):
     return state.apply_gradients(grads=gradient, batch_stats=stats), value
 
 
-def tested(state):
+def validated(state):
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return cross_entropy(state.apply_fn(variables, IMAGES, train=False))
 
@@ -300,12 +300,12 @@ def test_a_whole_training_loop_of_flax_is_searched_as_a_program(key):
     program = jn.search.Program(
         init=lambda hp, key: created(hp.rate, jax.random.key(1)),
         advance=advance,
-        evaluate=lambda hp, state: {"score": tested(state)},
+        evaluate=lambda hp, state: {"score": validated(state)},
     )
     space = jn.Space(rate=jn.log_uniform(1e-3, 1e-1))
     result = jn.search.run(program, space, trials=3, epochs=2, key=key, progress=False)
 
-    begin, step, test = map(jax.jit, (created, train_step, tested))
+    begin, step, test = map(jax.jit, (created, train_step, validated))
     for row in range(3):
         state = begin(result.table["rate"][row], jax.random.key(1))
         for _ in range(2):
