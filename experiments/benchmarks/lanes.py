@@ -19,7 +19,6 @@ aren't counted, so convolutions can't come near it.
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from typing import Any
@@ -31,14 +30,16 @@ import numpy as np
 import jaxnet as jn
 from experiments.benchmarks import architectures
 from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
-from experiments.benchmarks.measure import Call, copy_peak, in_turn, matmul_peak, programs_kept, summary
+from experiments.benchmarks.measure import Call, apart, copy_peak, in_turn, matmul_peak, programs_kept, summary
 from experiments.benchmarks.networks import flops, jax_call, torch_call
-from experiments.benchmarks.report import machine, parsed, parser, where, write
+from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
 from jaxnet.training import supervised
 
-EPOCHS = 4  # of a search, so that drawing the first weights counts for as little as it does in one of users
+EPOCHS = 2  # of a search
 NAMES = [name for name in NETWORKS if not name.startswith("VAE")]
 TORCH_LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # at which PyTorch's fused paths run, and jaxnet's beside them
+COMPILED = ("MLP 784-128-10",)  # on a CPU: torch.compile takes half a minute and more for each
+FUSED = ("torch.func", "torch.func, compiled", "PyTorch, grouped")
 ONE_AT_A_TIME = ("jaxnet, one at a time", "JAX by hand, one at a time", "PyTorch, one at a time")
 
 
@@ -140,20 +141,33 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
         rows.append({"network": name, "contender": contender, "lanes": lanes, "steps": steps, "us": us} | measured)
         print(f"{name}: {contender}, {lanes} lanes: {us:.4g} us", flush=True)
 
-    torch = architectures.imported("torch")
+    torch = architectures.imported("torch") is not None
+
+    def with_torch(contender: str, lanes: int) -> None:
+        try:
+            arguments = {"contender": contender, "name": name, "lanes": lanes, "steps": steps}
+            add(contender, lanes, apart("experiments.benchmarks.lanes", **arguments, seconds=seconds, least=least))
+        except RuntimeError as error:  # whatever PyTorch raises for what it can't batch
+            why = str(error)[:200]
+            rows.append({"network": name, "contender": contender, "lanes": lanes, "left_out": why})
+            print(f"{name}: {contender}: {why}", flush=True)
+
+    if torch:
+        with_torch(ONE_AT_A_TIME[2], 1)
     by_hand = jax_call(architectures.plain(network), x, y)
     alone: dict[str, Call] = {ONE_AT_A_TIME[0]: fused_call(network, 1, x, y), ONE_AT_A_TIME[1]: by_hand}
-    if torch is not None:
-        alone[ONE_AT_A_TIME[2]] = torch_call(torch, network, x, y)
     for contender, measured in in_turn(alone, seconds, least).items():
         add(contender, 1, measured)
-    one = rows[0]["median"]
+    one = next(row["median"] for row in rows if row["contender"] == ONE_AT_A_TIME[0])
 
-    trials = 2 if quick else max(4, min(64, int(options.limit / one))) if backend == "cpu" else 1024
-    planned, ran = searched(network, trials, x, y, 1 if quick else 3)
-    add("jaxnet, search as planned", trials, summary(ran))
+    # Epochs long enough that what a search does between them counts for as little as it does in one of users.
+    long = steps if quick else int(min(max(0.5 * steps / one, steps), 64))
+    trials = 2 if quick else int(min(max(4 * steps / one / long, 4), 64)) if backend == "cpu" else 1024
+    planned, ran = searched(network, trials, *network.data(long * BATCH), 1 if quick else 3)
+    add("jaxnet, search as planned", trials, summary([s * steps / long for s in ran]))
     rows[-1]["planned"] = planned
 
+    peak = matmul_peak(0.05 if quick else 0.5)  # of now: what else the machine does may change
     size = 4 * sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(_init(network))))
     torch_lanes = 2 if quick else TORCH_LANES[backend]
     counts = [2] if quick else sorted({4, 16, 64, 256, 1024, 4096} | {torch_lanes})
@@ -162,23 +176,28 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
             break
         measured = in_turn({"jaxnet": fused_call(network, lanes, x, y)}, seconds, least)["jaxnet"]
         add("jaxnet", lanes, measured)
-        rows[-1]["floor_us"], rows[-1]["bound"] = floor(network, lanes, size, options.peak)
+        rows[-1]["floor_us"], rows[-1]["bound"] = floor(network, lanes, size, peak)
         one = measured["median"] / lanes
     torch_lanes = max([row["lanes"] for row in rows if row["contender"] == "jaxnet" and row["lanes"] <= torch_lanes])
-    if torch is not None:
-        fused = {"torch.func": lambda: torch_func_call(torch, network, torch_lanes, x, y, False)}
-        if not quick:
-            fused["torch.func, compiled"] = lambda: torch_func_call(torch, network, torch_lanes, x, y, True)
-        if network.grouped is not None:
-            fused["PyTorch, grouped"] = lambda: grouped_call(torch, network, torch_lanes, x, y)
-        for contender, make in fused.items():
-            try:
-                add(contender, torch_lanes, in_turn({contender: make()}, seconds, least)[contender])
-            except Exception as error:  # whatever PyTorch raises for what it can't batch
-                why = str(error).strip().splitlines()[0][:200]
-                rows.append({"network": name, "contender": contender, "lanes": torch_lanes, "left_out": why})
-                print(f"{name}: {contender}: {why}", flush=True)
+    if torch:
+        wanted = [True, (name in COMPILED or backend != "cpu") and not quick, network.grouped is not None]
+        for contender, want in zip(FUSED, wanted, strict=True):
+            if want:
+                with_torch(contender, torch_lanes)
     return rows
+
+
+def process(contender: str, name: str, lanes: int, steps: int, seconds: float, least: int) -> dict[str, Any]:
+    """PyTorch's times, in a process without JAX's threads."""
+    network, torch = NETWORKS[name](), architectures.imported("torch")
+    x, y = network.data(steps * BATCH)
+    if contender == ONE_AT_A_TIME[2]:
+        call = torch_call(torch, network, x, y)
+    elif contender == FUSED[2]:
+        call = grouped_call(torch, network, lanes, x, y)
+    else:
+        call = torch_func_call(torch, network, lanes, x, y, contender == FUSED[1])
+    return in_turn({contender: call}, seconds, least)[contender]
 
 
 def floor(network: Network, lanes: int, size: int, peak: float) -> tuple[float, str]:
@@ -190,26 +209,25 @@ def floor(network: Network, lanes: int, size: int, peak: float) -> tuple[float, 
 def main(arguments: list[str] | None = None) -> None:
     """Measures, prints the tables, and writes them as JSON and markdown."""
     flags = parser(__doc__)
-    flags.add_argument("--only", default="", help="part of the names of what to run; other rows stay as they were")
-    flags.add_argument("--seconds", type=float, default=1.0, help="for each contender (1)")
-    flags.add_argument("--limit", type=float, default=1.0, help="seconds for an epoch of lanes, about (1)")
+    flags.add_argument("--only", default="", help="part of the names of what to run; other rows are kept")
+    flags.add_argument("--seconds", type=float, default=0.5, help="for each contender (0.5)")
+    flags.add_argument("--limit", type=float, default=0.5, help="seconds for an epoch of lanes, about (0.5)")
     options = parsed(flags, arguments)
     names = [name for name in NAMES if options.only in name]
-    options.peak = matmul_peak(0.05 if options.quick else 1.0)
-    kept = [] if options.quick else _kept(options, names)
-    with tempfile.TemporaryDirectory() as folder, programs_kept(folder):  # compiling isn't measured here
-        made = [row for name in (names[:1] if options.quick else names) for row in measure(name, options)]
-    rows = sorted([*kept, *made], key=lambda row: NAMES.index(row["network"]))
-    report = {"machine": machine(), "settings": {"quick": options.quick}, "matmul_peak": options.peak, "rows": rows}
-    write(options.output, "lanes", report, markdown(report))
+    rows = [] if options.quick else kept(options.output, "lanes", names)
+    with tempfile.TemporaryDirectory() as folder, programs_kept(os.environ.get("JAX_COMPILATION_CACHE_DIR", folder)):
+        for name in names[:1] if options.quick else names:
+            rows = sorted([*rows, *measure(name, options)], key=lambda row: NAMES.index(row["network"]))
+            report = {"machine": machine(), "settings": {"quick": options.quick}, "rows": rows}
+            write(options.output, "lanes", report, markdown(report))
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Two tables: contenders by network, and jaxnet by the number of lanes."""
     names = [name for name in NAMES if any(row["network"] == name for row in report["rows"])]
     head = (
-        f"{where(report['machine'])}; matmul peak {report['matmul_peak'] / 1e9:.0f} GFLOP/s. Microseconds for each "
-        "lane and step of 128 examples. Times: how long the faster jitted network at a time takes, over the search."
+        f"{where(report['machine'])}. Microseconds for each lane and step of 128 examples. Times: how long the faster "
+        "jitted network at a time takes, over the search."
     )
     contenders = [*ONE_AT_A_TIME, "jaxnet, search as planned"]
     lines = [head, "", "| | " + " | ".join([*contenders, "lanes planned", "times"]) + " |", "| --- |" + " ---: |" * 6]
@@ -219,8 +237,7 @@ def markdown(report: dict[str, Any]) -> str:
         cells = [_digits(found[c]["us"]) if c in found else "" for c in contenders]
         times = min(found[c]["us"] for c in ONE_AT_A_TIME[:2]) / search["us"]
         lines.append(f"| {name} | {' | '.join(cells)} | {search['planned']} | {times:.2f} |")
-    fused = ("torch.func", "torch.func, compiled", "PyTorch, grouped")
-    columns = ("lanes", "jaxnet", "floor", "bound by", "share of the floor", *fused)
+    columns = ("lanes", "jaxnet", "floor", "bound by", "share of the floor", *FUSED)
     lines += ["", f"| fused, in one program | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for row in (row for row in report["rows"] if row["contender"] == "jaxnet"):
         beside = {r["contender"]: r for r in report["rows"] if r["network"] == row["network"]}
@@ -228,7 +245,7 @@ def markdown(report: dict[str, Any]) -> str:
             str(row["lanes"]), _digits(row["us"]), _digits(row["floor_us"]), row["bound"],
             f"{row['floor_us'] / row['us']:.0%}",
         ]  # fmt: skip
-        for contender in fused:
+        for contender in FUSED:
             other = beside.get(contender, {"lanes": 0})
             text = "can't" if "left_out" in other else _digits(other.get("us", 0.0))
             cells.append(text if other["lanes"] == row["lanes"] else "")
@@ -236,13 +253,6 @@ def markdown(report: dict[str, Any]) -> str:
     out = {row["contender"]: row for row in report["rows"] if "left_out" in row}
     lines += [""] * bool(out) + [f"{name} can't: {row['network']}, {row['left_out']}." for name, row in out.items()]
     return "\n".join(lines)
-
-
-def _kept(options: Any, names: list[str]) -> list[dict[str, Any]]:
-    """Rows of networks that aren't measured now, from the file that is there."""
-    path = options.output / f"lanes_{jax.default_backend()}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in rows if row["network"] not in names]
 
 
 def _init(network: Network) -> Any:

@@ -5,7 +5,7 @@
 The same shapes everywhere, small and large, batch in front, float32. Measure: microseconds of wall clock for a call
 that is finished (``block_until_ready``), the median of many, the contenders in turn; jitted where there is a jit,
 compiling apart. The gradient is that of the outputs' sum of squares with respect to parameters and inputs. PyTorch runs
-eagerly, with channels first, on a CPU only. Whole training steps are those of ``networks``.
+eagerly, with channels first, on a CPU only, in a process of its own. Whole training steps are those of ``networks``.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxnet as jn
 from experiments.benchmarks.architectures import BATCH, imported
-from experiments.benchmarks.measure import Call, in_turn
+from experiments.benchmarks.measure import Call, apart, in_turn
 from experiments.benchmarks.report import machine, parsed, parser, where, write
 
 QUICK = ("dense 16-16, batch 16", "conv 5x5, 28x28x1 to 6", "lstm 58-128, 20 steps")
@@ -105,12 +105,17 @@ CASES = {
 }  # fmt: skip
 
 
-def calls(case: Case) -> Iterator[tuple[str, Call, Call]]:
-    """For each library at hand ``(name, forward, forward and gradients)``, compiled and run once."""
+def inputs(case: Case) -> np.ndarray:
+    """A random batch."""
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(case.batch, *case.shape)).astype(np.float32)
     if case.integers is not None:
-        x = generator.integers(case.integers, size=(case.batch, *case.shape)).astype(np.int32)
+        return generator.integers(case.integers, size=(case.batch, *case.shape)).astype(np.int32)
+    return generator.normal(size=(case.batch, *case.shape)).astype(np.float32)
+
+
+def calls(case: Case) -> Iterator[tuple[str, Call, Call]]:
+    """For each library for JAX at hand ``(name, forward, forward and gradients)``."""
+    x = inputs(case)
     params, state, _ = case.jaxnet.init(jax.random.key(0), jn.Spec(case.shape, x.dtype))
     yield "jaxnet", *_jitted(lambda params, x: case.jaxnet.apply(params, state, x)[0], params, x)
     if case.flax is not None:
@@ -124,8 +129,15 @@ def calls(case: Case) -> Iterator[tuple[str, Call, Call]]:
         arrays, rest = equinox.partition(module, equinox.is_array)
         moved = np.moveaxis(x, -1, 1)
         yield "equinox", *_jitted(lambda arrays, x: jax.vmap(equinox.combine(arrays, rest))(x), arrays, moved)
-    if case.torch is not None and jax.default_backend() == "cpu" and (torch := imported("torch")):
-        yield "PyTorch", *_eager(torch, case.torch(torch), np.moveaxis(x, -1, 1) if case.channels_first else x)
+
+
+def process(name: str, seconds: float, least: int) -> list[dict[str, Any]]:
+    """PyTorch's times, forward and with gradients, in a process without JAX's threads."""
+    case, torch = CASES[name], imported("torch")
+    assert case.torch is not None
+    x = inputs(case)
+    x = np.moveaxis(x, -1, 1) if case.channels_first and case.integers is None else x
+    return [in_turn({"PyTorch": call}, seconds, least) for call in _eager(torch, case.torch(torch), x)]
 
 
 def _jitted(apply: Callable[[Any, Any], Any], params: Any, x: np.ndarray) -> tuple[Call, Call]:
@@ -170,8 +182,12 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         made = list(calls(case))
         forward, both = {peer: call for peer, call, _ in made}, {peer: call for peer, _, call in made}
-        for what, contenders in (("forward", forward), ("forward and gradients", both)):
-            measured = in_turn(contenders, 0.0, 1) if options.quick else in_turn(contenders, options.seconds)
+        seconds, least = (0.0, 1) if options.quick else (options.seconds, 5)
+        eager: list[dict[str, Any]] = [{}, {}]
+        if case.torch is not None and jax.default_backend() == "cpu" and imported("torch"):
+            eager = apart("experiments.benchmarks.layers", name=name, seconds=seconds, least=least)
+        for what, contenders, torch in (("forward", forward, eager[0]), ("forward and gradients", both, eager[1])):
+            measured = in_turn(contenders, seconds, least) | torch
             rows.append({"case": name, "what": what, "seconds": measured})
             print(name, what, {peer: f"{1e6 * m['median']:.0f} us" for peer, m in measured.items()}, flush=True)
     report = {"machine": machine(), "rows": rows}
@@ -183,17 +199,17 @@ def markdown(report: dict[str, Any]) -> str:
     peers = ("flax", "equinox", "PyTorch")
     head = (
         f"{where(report['machine'])}. Microseconds with their quartiles, then peers as times of the median: above 1 is "
-        "slower than jaxnet."
-    )
+        "slower than jaxnet. " + report.get("note", "")
+    ).strip()
     columns = ("jaxnet, us", "quartiles", *peers)
     lines = [head, "", f"| | | {' | '.join(columns)} |", "| --- | --- |" + " ---: |" * len(columns)]
     for row in report["rows"]:
         own = row["seconds"]["jaxnet"]
-        low, high = own["quartiles"]
+        spread = " to ".join(f"{1e6 * quartile:.0f}" for quartile in own.get("quartiles", ()))
         ratios = [
             f"{row['seconds'][peer]['median'] / own['median']:.2f}" if peer in row["seconds"] else "" for peer in peers
         ]
-        cells = (f"{1e6 * own['median']:.0f}", f"{1e6 * low:.0f} to {1e6 * high:.0f}", *ratios)
+        cells = (f"{1e6 * own['median']:.0f}", spread, *ratios)
         lines.append(f"| {row['case']} | {row['what']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,35 +20,50 @@ Call = Callable[[], Any]
 
 
 def in_turn(contenders: Mapping[str, Call], seconds: float, least: int = 5) -> dict[str, dict[str, Any]]:
-    """Seconds of wall clock of each call: ``{"median", "quartiles", "runs"}`` by name.
+    """Seconds of wall clock of each call, ``{"median", "quartiles", "runs"}`` by name, and of all cores: "processor".
 
-    JAX's contenders take turns, so that what else the machine does falls on all of them; then those of PyTorch, whose
-    threads go on spinning for a while after a call and would slow down what comes next. Two calls beforehand compile
-    and warm up.
+    They take turns, so that what else the machine does falls on all of them. Two calls beforehand compile and warm up.
 
     Args:
-      contenders: calls that return when their work is done, by name; PyTorch's have that word in it.
+      contenders: calls that return when their work is done, by name.
       seconds: about so many for each. least: runs of each, however long they take.
 
     >>> sorted(in_turn({"nothing": lambda: None}, 0.0)["nothing"])
-    ['median', 'quartiles', 'runs']
+    ['median', 'processor', 'quartiles', 'runs']
     """
-    apart = {name: call for name, call in contenders.items() if "torch" in name.lower()}
-    with_jax = {name: call for name, call in contenders.items() if name not in apart}
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for together in filter(None, (with_jax, apart)):
-        for call in together.values():
+    processor: dict[str, list[float]] = {name: [] for name in contenders}
+    for call in contenders.values():
+        call()
+        call()
+    stop, rounds = time.perf_counter() + seconds * len(contenders), 0
+    while time.perf_counter() < stop or rounds < least:
+        rounds += 1
+        for name, call in contenders.items():
+            started, used = time.perf_counter(), time.process_time()
             call()
-            call()
-        stop, rounds = time.perf_counter() + seconds * len(together), 0
-        while time.perf_counter() < stop or rounds < least:
-            rounds += 1
-            for name, call in together.items():
-                started = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - started)
-    time.sleep(0.3 if apart and seconds else 0.0)
-    return {name: summary(values) for name, values in times.items()}
+            times[name].append(time.perf_counter() - started)
+            processor[name].append(time.process_time() - used)
+    return {name: summary(times[name]) | {"processor": statistics.median(processor[name])} for name in contenders}
+
+
+def apart(module: str, **arguments: Any) -> Any:
+    """What ``process(**arguments)`` of a module returns in a process of its own; both ways as JSON.
+
+    For PyTorch, whose threads and JAX's would get in each other's way.
+
+    Raises:
+      RuntimeError: with the last line of what the process said, when it fails.
+    """
+    code = (
+        "import importlib, json, sys; module, arguments = sys.argv[1:];"
+        "print(json.dumps(importlib.import_module(module).process(**json.loads(arguments))))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, module, json.dumps(arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(run.stderr.strip().splitlines()[-1])
+    return json.loads(run.stdout.splitlines()[-1])
 
 
 def summary(values: list[float]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ The same configurations everywhere: 784-N-10 with relu, plain SGD, batch 128, N 
 images, each epoch followed by (for the peers: the last one only) the 10,000 validation images. Measure: milliseconds of
 wall clock for each configuration and epoch, compiling included and apart; ratios to the fused search of the same run
 (with ``--only``, of the one whose rows are kept); and the share that the training arithmetic is of what the machine's
-matmuls reach. One process, nothing else running; every contender is warmed up on one small configuration first, so that
-imports and thread pools are not counted.
+matmuls reach. Every contender has a process of its own, with nothing else running, and is warmed up on one small
+configuration first, so that imports and thread pools are not counted. The fused search and the call once more train all
+trials, the others some of them, evenly by width: ratios are of the time for each operation.
 
-The fused search starts with no program known; ``compiled before`` is the same call once more, in a process that keeps
-its compiled programs in a folder and finds them there (``JAX_COMPILATION_CACHE_DIR``).
+The fused search starts with no program known; ``compiled before`` is the same call once more, which finds its compiled
+programs in a folder where the first one kept them (``JAX_COMPILATION_CACHE_DIR``).
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out, and the table says so.
 """
@@ -34,7 +35,7 @@ import optax
 import jaxnet as jn
 from experiments import mnist
 from experiments.benchmarks import peers
-from experiments.benchmarks.measure import matmul_peak, programs_kept
+from experiments.benchmarks.measure import apart, matmul_peak, programs_kept
 from experiments.benchmarks.report import machine, parsed, parser, where, write
 
 BATCH_SIZE = 128
@@ -95,8 +96,11 @@ CONTENDERS = {
 }
 
 
-# What isn't held to a target runs on the first trials only; ratios are per operation, so that they compare.
-ON_FEWER_TRIALS = ("jaxnet, one at a time", "Optuna + PyTorch, tuned", "Optuna + Flax", "Optuna + Flax, tuned")
+def spread(configurations: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """So many of the configurations, evenly spaced by their width: what they take stands for what all would."""
+    by_width = sorted(configurations, key=lambda configuration: configuration["hidden"])
+    places = (np.arange(count) + 0.5) * len(by_width) / count
+    return [by_width[int(place)] for place in places]
 
 
 def training_operations(configurations, examples: int, validation: int, epochs: int) -> float:
@@ -110,34 +114,49 @@ def training_operations(configurations, examples: int, validation: int, epochs: 
     return float(np.sum(step + 2 * (784 + 10) * hidden * validation) * epochs)
 
 
+def process(name: str, configurations: list[dict[str, Any]], options: dict[str, Any], folder: str) -> dict[str, Any]:
+    """One contender's validation errors and seconds, in a process of its own."""
+    train, validation = data(options["quick"])
+    contender, epochs, seed = CONTENDERS[name], options["epochs"], options["seed"]
+    few = (tuple(a[:256] for a in part) for part in (train, validation))
+    contender([{"learning_rate": 0.1, "l2": 0.0, "hidden": 8}], *few, 1, 0)
+    with programs_kept(folder) if name.startswith(FUSED) else contextlib.nullcontext():
+        started = time.perf_counter()
+        errors, compiling = contender(configurations, train, validation, epochs, seed)
+        return {"seconds": time.perf_counter() - started, "errors": errors, "compile_seconds": compiling}
+
+
+def data(quick: bool) -> tuple[Any, Any]:
+    """What is trained on, and what is validated on."""
+    train, validation, _ = mnist.load()
+    return (tuple(a[:512] for a in train), tuple(a[:256] for a in validation)) if quick else (train, validation)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the contenders, prints the table and writes it as JSON and markdown."""
     options = _parse(arguments)
-    train, validation, _ = mnist.load()
-    if options.quick:
-        train, validation = tuple(a[:512] for a in train), tuple(a[:256] for a in validation)
+    train, validation = data(options.quick)
     configurations = jn.search.random()(SPACE, jax.random.key(options.seed), options.trials)
-    few = configurations[: options.fewer_trials]
+    few = spread(configurations, min(options.fewer_trials, options.trials))
     measuring = 0.05 if options.quick else 1.0
     peak = matmul_peak(measuring)
     settings = {name: getattr(options, name) for name in ("trials", "epochs", "fewer_trials", "seed", "quick")}
     rows = _kept(options, settings)
     with tempfile.TemporaryDirectory() as folder:
-        for name, contender in CONTENDERS.items():
-            if FUSED in rows and not re.search(options.only, name):
+        for name in CONTENDERS:
+            if not re.search(options.only, name):
                 continue
-            mine = few if name in ON_FEWER_TRIALS else configurations
-            small = [{"learning_rate": 0.1, "l2": 0.0, "hidden": 8}]
+            mine = configurations if name.startswith(FUSED) else few
+            told = {"name": name, "configurations": mine, "options": settings, "folder": folder}
             try:
-                contender(small, *(tuple(a[:256] for a in data) for data in (train, validation)), 1, 0)
-            except ImportError as error:
+                ran = apart("experiments.benchmarks.mlp_sweep", **told)
+            except RuntimeError as error:
+                if "ImportError" not in str(error):
+                    raise
                 print(f"{name}: left out, {error}")
                 rows[name] = {"name": name, "left_out": str(error)}
                 continue
-            with programs_kept(folder) if name.startswith(FUSED) else contextlib.nullcontext():
-                started = time.perf_counter()
-                errors, compiling = contender(mine, train, validation, options.epochs, options.seed)
-                seconds = time.perf_counter() - started
+            seconds, errors, compiling = ran["seconds"], ran["errors"], ran["compile_seconds"]
             operations = training_operations(mine, len(train[1]), len(validation[1]), options.epochs)
             rows[name] = row = {
                 "name": name,
@@ -149,21 +168,21 @@ def main(arguments: list[str] | None = None) -> None:
                 "best_validation_error": float(np.nanmin(errors)),
                 "median_validation_error": float(np.nanmedian(errors)),
             }
-            # Per operation, so that contenders that ran fewer trials (of other widths) compare.
-            row["times_fused"] = rows[FUSED]["operations_per_second"] / row["operations_per_second"]
-            peak = max(peak, matmul_peak(measuring))  # once more: the fastest is the ceiling
-            row["share_of_matmul_peak"] = row["operations_per_second"] / peak
+            before, peak = peak, matmul_peak(measuring)  # what else the machine does may change from row to row
+            row["matmul_peak"] = max(before, peak)
+            row["share_of_matmul_peak"] = row["operations_per_second"] / row["matmul_peak"]
             print(f"{name}: {seconds:.1f} s", flush=True)
             made = [rows[name] for name in CONTENDERS if name in rows]
-            report = {"machine": machine(), "settings": settings, "matmul_peak": peak, "rows": made}
+            report = {"machine": machine(), "settings": settings, "rows": made}
             write(options.output, "mlp_sweep", report, markdown(report))
 
 
 def _kept(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run with the same settings, where this one runs some of the contenders only."""
     path = options.output / f"mlp_sweep_{jax.default_backend()}.json"
-    earlier = json.loads(path.read_text()) if options.only and path.exists() else {"settings": None, "rows": []}
-    return {row["name"]: row for row in earlier["rows"] if earlier["settings"] == settings}
+    earlier = json.loads(path.read_text()) if options.only and path.exists() else {"settings": settings, "rows": []}
+    same = all(earlier["settings"][name] == settings[name] for name in ("trials", "epochs", "seed", "quick"))
+    return {row["name"]: row for row in earlier["rows"] if same}
 
 
 def markdown(report: dict) -> str:
@@ -171,22 +190,26 @@ def markdown(report: dict) -> str:
     settings = report["settings"]
     head = (
         f"{settings['trials']} trials of {settings['epochs']} epochs, seed {settings['seed']}; "
-        f"{where(report['machine'])}; matmul peak {report['matmul_peak'] / 1e9:.0f} GFLOP/s."
+        f"{where(report['machine'])}. The peak is the faster of two measurements, before and after. "
+        + report.get("note", "")
     )
     lines = [
-        head,
+        head.strip(),
         "",
-        "| | trials | ms per configuration and epoch | of which compiling | times the fused search | share of peak |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| | trials | ms for each and epoch | compiling | times the fused search | peak, GFLOP/s | share of it |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
+    fused = next((row for row in report["rows"] if row["name"] == FUSED), None)
     for row in report["rows"]:
         if "left_out" in row:
-            lines.append(f"| {row['name']} | not installed | | | | |")
+            lines.append(f"| {row['name']} | not installed | | | | | |")
             continue
+        # Per operation, so that contenders that ran fewer trials compare.
+        times = "" if fused is None else f"{fused['operations_per_second'] / row['operations_per_second']:.2f}"
         compiling = "-" if row["compile_seconds"] is None else f"{row['compile_seconds'] / row['seconds']:.0%}"
         lines.append(
             f"| {row['name']} | {row['trials']} | {row['ms_per_configuration_and_epoch']:.0f} | {compiling} | "
-            f"{row['times_fused']:.2f} | {row['share_of_matmul_peak']:.0%} |"
+            f"{times} | {row['matmul_peak'] / 1e9:.0f} | {row['share_of_matmul_peak']:.0%} |"
         )
     return "\n".join(lines)
 
@@ -195,7 +218,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     flags = parser(__doc__)
     flags.add_argument("--trials", type=int, default=64, help="configurations of the fused search (64)")
     flags.add_argument("--epochs", type=int, default=5, help="passes over the data for each (5)")
-    flags.add_argument("--fewer-trials", type=int, default=8, help="for contenders that no target names (8)")
+    flags.add_argument(
+        "--fewer-trials", type=int, default=16, help="of these, evenly by width, for the other contenders (16)"
+    )
     flags.add_argument("--seed", type=int, default=0, help="of the configurations and of training (0)")
     flags.add_argument("--only", default="", help="pattern of the names of what to run (all)")
     options = parsed(flags, arguments)

@@ -68,3 +68,10 @@ def write(folder: Path, name: str, report: dict[str, Any], text: str) -> None:
     stem = f"{name}_{jax.default_backend()}"
     (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / f"{stem}.md").write_text(text + "\n")
+
+
+def kept(folder: Path, name: str, networks: list[str]) -> list[dict[str, Any]]:
+    """Rows of the file that is there, but for those of the networks that are measured now."""
+    path = folder / f"{name}_{jax.default_backend()}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [row for row in rows if row["network"] not in networks]
