@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
 
     def add(part: str, number: int, measured: dict[str, Any]) -> None:
-        rows.append({"part": part, "number": number} | measured)
+        rows.append({"changed": part, "number": number} | measured)
         print(f"{part} {number}: {1e3 * _seconds(rows[-1]):.3g} ms", flush=True)
 
     for part in options.only or names:
@@ -144,8 +144,8 @@ def markdown(report: dict[str, Any]) -> str:
         "| | number: ms | exponent |",
         "| --- | --- | ---: |",
     ]
-    for part in dict.fromkeys(row["part"] for row in report["rows"]):
-        rows = [row for row in report["rows"] if row["part"] == part]
+    for part in dict.fromkeys(row["changed"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["changed"] == part]
         numbers, seconds = [row["number"] for row in rows], [_seconds(row) for row in rows]
         points = ", ".join(f"{n:,}: {1e3 * s:.3g}" for n, s in zip(numbers, seconds, strict=True))
         lines.append(f"| {part} | {points} | {exponent(numbers, seconds):.2f} |")
