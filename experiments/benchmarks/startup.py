@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables, one for each part."""
-    lines = [where(report["machine"]) + ". Seconds of processor time; in the last table, of wall clock."]
+    lines = [where(report["machine"]) + ". Seconds of processor time; by trials, of wall clock."]
     phases = ("import", "init", "first step", "second step")
     heads = {
         "start": ("", "", *phases, "in all"),
