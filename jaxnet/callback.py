@@ -95,5 +95,6 @@ def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
                 if isinstance(callback, type)
                 else f"{callback!r}, without {', '.join(missing)}"
             )
-            raise TypeError(f"callbacks: expected objects of jn.Callback, got {what}")
+            hint = "; functions (study, trial) are for jaxnet.interop.optuna.optimize" if callable(callback) else ""
+            raise TypeError(f"callbacks: expected objects of jn.Callback, got {what}{hint}")
     return checked

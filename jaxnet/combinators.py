@@ -548,7 +548,7 @@ def _reversed(x: Any) -> Any:
     steps = jnp.arange(x.values.shape[1])[None, :]
     turned = jnp.minimum(x.lengths, steps.shape[1])[:, None] - 1 - steps
     index = jnp.where(turned >= 0, turned, steps)  # [batch, time]; padding stays where it is
-    rows = jnp.arange(len(index))[:, None]
+    rows = jnp.arange(index.shape[0])[:, None]
     values = x.values.at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
     return Sequence(values, x.lengths)
 

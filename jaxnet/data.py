@@ -30,7 +30,12 @@ def as_data(data: Any, name: str) -> Data:
     (dtype('float32'), dtype('int32'))
     """
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise TypeError(f"{name}: expected a pair (inputs, targets), got {_outline(data)}")
+        hint = ""
+        if isinstance(data, (tuple, list)):
+            hint = "; inputs that are several arrays are the first of the pair, ((a, b), targets)"
+        elif not hasattr(data, "shape") and (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+            hint = "; a Dataset, or what makes batches, is given as jn.Stream(...)"
+        raise TypeError(f"{name}: expected a pair (inputs, targets), got {_outline(data)}{hint}")
     inputs, targets = as_arrays(data[0], f"{name} inputs"), as_arrays(data[1], f"{name} targets")
     if count(inputs) != count(targets):
         raise ValueError(

@@ -137,6 +137,11 @@ class Spec:
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
 
 
+def _holds_specs(spec: Any) -> bool:
+    parts = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, (tuple, list)) else ()
+    return any(isinstance(part, Spec) for part in parts)
+
+
 def as_spec(spec: Spec | tuple[int, ...], rank: int | None = None) -> Spec:
     """``spec`` as a ``Spec``: a tuple or list of positive integers is a float32 shape.
 
@@ -160,6 +165,7 @@ def as_spec(spec: Spec | tuple[int, ...], rank: int | None = None) -> Spec:
         raise TypeError(
             f"expected a Spec or a shape tuple without the batch axis, such as (28, 28, 1), got {spec!r}"
             + (f"; for a vector of {spec} features, try ({spec},)" if isinstance(spec, int) else "")
+            + ("; values with their lengths are a jn.Sequence(values, lengths)" if _holds_specs(spec) else "")
         )
     if not isinstance(spec, Spec):
         spec = Spec(tuple(int(n) for n in shape))

@@ -52,7 +52,8 @@ def two():
 
 def test_a_process_without_jaxnet_gets_what_predict_gives_for_any_number_of_examples(tmp_path, key):
     images = jn.serial(jn.conv(3, (3, 3)), jn.batch_norm(), jax.nn.relu, jn.max_pool((2, 2)), jn.flatten, jn.dense(2))
-    words = jn.serial(jn.embedding(7, 4), jn.lstm(3, returns="last"), jn.dropout(0.5), jn.dense(2))
+    both_ways = jn.bidirectional(jn.lstm(3, returns="last"))
+    words = jn.serial(jn.embedding(7, 4), both_ways, jn.dropout(0.5), jn.dense(2))
     generator = np.random.default_rng(0)
     pixels, numbers = generator.integers(256, size=(3, 8, 8, 1)).astype(np.uint8), generator.normal(size=(2, 3, 4))
     numbers = numbers.astype(np.float32)

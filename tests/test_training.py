@@ -181,6 +181,8 @@ def test_optimisers_that_want_the_loss_get_it(key):
 X, Y = problem()
 BAD_DATA = {
     "no pair": (X, TypeError, r"train: expected a pair \(inputs, targets\), got an array of shape \(50, 4\)"),
+    "a loader": (iter([X]), TypeError, r"expected a pair \(inputs, targets\), got .*is given as jn.Stream"),
+    "three": ((X, X, X), TypeError, r"(?s)expected a pair .*several arrays are the first of the pair"),
     "lengths": ((X, Y[:-1]), ValueError, r"train: 50 inputs but 49 targets"),
     "empty": ((X[:0], Y[:0]), ValueError, r"at least one example.*\(0, 4\)"),
     "nan": ((np.where(np.arange(4) == 2, np.nan, X), Y), ValueError, r"50 entries are NaN.*\[0, 2\].*nan_to_num"),

@@ -25,6 +25,17 @@ with needs("optuna"):
     from optuna.trial import TrialState
 
 PLAIN = (type(None), bool, int, float, str)  # choices that a storage of Optuna keeps as they are
+INSTEAD = {  # what users of Optuna and of searches would expect
+    "timeout": "give a callback that calls study.stop()",
+    "n_jobs": "give lanes=",
+    "catch": "nothing is needed: trials that can't be built have failed, and the others run",
+    "show_progress_bar": "give progress=True",
+    "trials": "give n_trials=",
+    "directory": "give the study a storage",
+    "maximize": "give the study a direction",
+    "sampler": "give the study a sampler",
+    "schedule": "give the study a pruner",
+}
 
 
 def optimize(
@@ -47,7 +58,8 @@ def optimize(
     intermediate values, and then their scores, are told back. A trial that the pruner stops is "pruned", one that
     diverges or can't be built has "failed", as where an objective raises. Names, bounds and scales of hyperparameters
     are the space's; an entry with one value is left out, and choices that a storage can't keep (functions) go by their
-    names.
+    names. Choices that differ from trial to trial, which Optuna refuses, go by a number from 0 to 1 under a name that
+    says so.
 
     Everything is in the study's storage as it happens. After a kill, load the study and call again: finished trials are
     there, and those that ran then stay "running", as after a kill of ``study.optimize``. Heartbeats aren't kept.
@@ -62,14 +74,15 @@ def optimize(
         (``TPESampler(constant_liar=True)``).
       callbacks: called as ``callback(study, frozen_trial)`` when a trial is over, in the order of trials that end
         together. With ``study.stop()`` the search ends after the trials that run.
-      options: ``shuffle`` and ``keep``, as for ``jn.search.run``.
+      options: ``shuffle``, ``keep`` and ``progress``, as for ``jn.search.run``.
 
     Returns:
       the result of the trials of this call, in the order in which they were asked for; its ``table["number"]`` is
       Optuna's number of each.
 
     Raises:
-      ValueError: for a study of several objectives. Else as ``jn.search.run``.
+      ValueError: for a study of several objectives, and for an enqueued trial outside of the space. Else as
+        ``jn.search.run``.
 
     >>> import jaxnet as jn, optax
     >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -87,8 +100,13 @@ def optimize(
     """
     if len(study.directions) != 1:
         raise ValueError(f"optimize: a search has one score, but the study has {len(study.directions)} objectives")
-    if unknown := set(options) - {"shuffle", "keep", "progress"}:
-        raise TypeError(f"optimize: unknown options {sorted(unknown)}; there are shuffle, keep and progress")
+    if unknown := sorted(set(options) - {"shuffle", "keep", "progress"}):
+        instead = "".join(f"; in place of {name} {INSTEAD[name]}" for name in unknown if name in INSTEAD)
+        raise TypeError(f"optimize: unknown options {unknown}; there are shuffle, keep and progress{instead}")
+    if callable(callbacks) or not all(map(callable, callbacks)):
+        raise TypeError(
+            f"optimize: expected callbacks to be a list of functions callback(study, frozen_trial), got {callbacks!r}"
+        )
     check_count("n_trials", n_trials)
     live = _Live(study, space, min(lanes or max(8, n_trials // 16), n_trials), epochs, callbacks)
     try:
@@ -123,6 +141,14 @@ class _Live(Callback):
         self.trials: list[optuna.Trial] = []
         self.over: set[int] = set()
         self.prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
+        self.choices: dict[
+            str, list[Any]
+        ] = {  # of each categorical parameter, which Optuna wants to be the same in all trials
+            name: list(distribution.choices)
+            for past in study.get_trials(deepcopy=False)
+            for name, distribution in past.distributions.items()
+            if isinstance(distribution, optuna.distributions.CategoricalDistribution)
+        }
 
     def ask(self, count: int) -> list[dict[str, Any]]:
         return [self._propose() for _ in range(count)]
@@ -180,7 +206,12 @@ class _Live(Callback):
     def _propose(self) -> dict[str, Any]:
         trial, configuration = allowed_trial(self.study, self.space, self.study.ask, self._suggest)
         self.trials.append(trial)
-        return configuration
+        try:
+            return self.space.check(configuration)
+        except ValueError as error:
+            raise ValueError(
+                f"optimize: trial {trial.number}, as it was enqueued, isn't in the space: {error}"
+            ) from None
 
     def _suggest(self, trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
         if distribution.count == 1:
@@ -188,9 +219,10 @@ class _Live(Callback):
         if distribution.bounds is not None:
             suggest: Any = trial.suggest_float if distribution.kind == "float" else trial.suggest_int
             return suggest(name, *distribution.bounds, log=distribution.log)
-        if not isinstance(self.space.entries[name], Distribution):  # Optuna wants the same choices in all trials
-            return distribution.value(min(trial.suggest_float(name, 0.0, 1.0), float(np.nextafter(1.0, 0.0))))
         count = distribution.count or 1
         values = [distribution.value((i + 0.5) / count) for i in range(count)]
         shown = values if all(isinstance(value, PLAIN) for value in values) else value_names(values)
+        if self.choices.setdefault(name, shown) != shown:
+            place = trial.suggest_float(f"{name} (place among its choices)", 0.0, 1.0)
+            return distribution.value(min(place, float(np.nextafter(1.0, 0.0))))
         return values[shown.index(trial.suggest_categorical(name, shown))]

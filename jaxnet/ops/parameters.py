@@ -130,8 +130,8 @@ def unpad(padded: Layer, narrow: Layer, spec: Spec, params: Any, state: Any, mas
         mask = np.asarray(masks[name])
         if mask.dtype != bool or mask.sum() != np.prod(leaf.shape):
             raise ValueError(
-                f"can't cut {name} from {value.shape} to {leaf.shape}: a layer made it without jn.parameter, "
-                f"so which entries are active isn't known"
+                f"can't cut {name} from {value.shape} to {leaf.shape}: a layer made it without jn.parameter, so which "
+                f"entries are active isn't known; or the network was another one when it was trained"
             )
         return value[mask].reshape(leaf.shape)
 

@@ -192,10 +192,12 @@ def make_plan(
             model = CostModel(program, static, floats, ranges, feed)
         except Exception as error:
             if isinstance(error, UNKNOWN) and (floats or sizes):
+                named = [name for name in floats + sizes if f"hp[{name!r}]" in str(error)] or floats + sizes
                 error.add_note(
-                    f"Of {', '.join(floats + sizes)} the values aren't known while a program for many lanes is traced. "
+                    f"Of {', '.join(named)} the values aren't known while a program for many lanes is traced. "
                     f"Where Python asks for one (if, range, a shape), also inside another library's layer, declare it "
-                    f"static, which compiles a program for each value: jn.choice(..., static=True)"
+                    f"static, which compiles a program for each value: jn.choice(..., static=True). A schedule of "
+                    f"optax that looks at its rate is written for the rate 1, and multiplied"
                 )
             errors.append(error)
             failed |= dict.fromkeys(members, message(error))

@@ -64,7 +64,9 @@ class Hyperparameters(Mapping[str, Any]):
 
     def _missing(self, name: str) -> str:
         known = ", ".join(self._values) or "none"
-        return f"there is no hyperparameter {name!r}; the space has {known}{did_you_mean(name, self._values)}"
+        objective = name.startswith("suggest_") or name in ("report", "should_prune")  # of an Optuna user
+        hint = "; a trial function reads values: hp.name" if objective else did_you_mean(name, self._values)
+        return f"there is no hyperparameter {name!r}; the space has {known}{hint}"
 
     # What differs from lane to lane (arrays, sizes) are the leaves; what is static is part of the structure.
     def tree_flatten_with_keys(self):
@@ -236,7 +238,10 @@ def choice(*values: Any, static: bool | None = None) -> Distribution:
         raise ValueError("choice: give at least one value")
     for value in values:
         if not _is_hashable(value):
-            raise TypeError(f"{label}: {value!r} can't be hashed; try a tuple instead of a list")
+            raise TypeError(
+                f"{label}: {value!r} can't be hashed; "
+                + ("give its values one by one: choice(*values)" if len(values) == 1 else "try a tuple")
+            )
     floats = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     ints = floats and all(isinstance(v, int) for v in values)
     if static is False and not floats:

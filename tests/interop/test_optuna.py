@@ -157,6 +157,52 @@ def test_conditions_and_dependent_entries(key):
     assert [t.number for t in complete] == result.table["number"].tolist()
 
 
+def test_choices_that_depend_on_others_are_the_study_s_own(key):
+    """Where a branch's choices are the same in all trials they are categorical, and may be enqueued; else places."""
+    space = jn.Space(
+        optimizer=jn.choice("adam", "sgd"),
+        nesterov=lambda hp: jn.choice(True, False) if hp.optimizer == "sgd" else None,
+        width=lambda hp: jn.choice(*((1.0, 2.0) if hp.optimizer == "sgd" else (3.0, 4.0)), static=True),
+    )
+    program = jn.search.Program(
+        lambda hp, key: jnp.zeros(()), lambda hp, x, key: x, lambda hp, x: {"score": hp.width + 0.0 * x}
+    )
+    of = study()
+    of.enqueue_trial({"optimizer": "sgd", "nesterov": True})
+    result = optimize(of, program, space, n_trials=8, epochs=1, lanes=8, key=key, progress=False)
+    assert result.row(0)["nesterov"] is True and of.trials[0].params["nesterov"] is True
+    for row, told in zip((result.row(i) for i in range(8)), of.trials, strict=True):
+        assert told.params.get("nesterov") == row["nesterov"]
+        assert row["width"] in ((1.0, 2.0) if row["optimizer"] == "sgd" else (3.0, 4.0))
+        assert ("width" in told.params) == (row["optimizer"] == "sgd")
+        assert ("width (place among its choices)" in told.params) == (row["optimizer"] == "adam")
+
+
+def test_what_is_enqueued_must_be_in_the_space(key):
+    of = study()
+    of.enqueue_trial({"rate": 5.0})
+    space = jn.Space(rate=jn.uniform(0.1, 0.9))
+    program = jn.search.Program(lambda hp, key: hp.rate, lambda hp, x, key: x, lambda hp, x: {"score": x})
+    with (
+        pytest.warns(UserWarning, match="out of range"),
+        pytest.raises(ValueError, match="trial 0, as it was enqueued"),
+    ):
+        optimize(of, program, space, n_trials=2, epochs=1, key=key, progress=False)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"timeout": 3}, r"unknown options \['timeout'\].*in place of timeout give a callback that calls study.stop"),
+        ({"callbacks": print}, "expected callbacks to be a list of functions"),
+        ({"callbacks": [3]}, "expected callbacks to be a list of functions"),
+    ],
+)
+def test_what_only_optuna_s_own_optimize_takes_is_refused_with_what_there_is(options, said, key):
+    with pytest.raises(TypeError, match=said):
+        optimize(study(), trial, SPACE, DATA, DATA, n_trials=2, epochs=1, key=key, **options)
+
+
 def test_an_interrupt_leaves_nothing_running(key):
     of = study()
 

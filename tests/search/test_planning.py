@@ -48,7 +48,7 @@ def test_a_value_that_only_the_program_knows_is_asked_for():
         jn.search.plan(impatient, space, (X, Y), (X, Y), trials=4, epochs=3, key=KEY)
     assert "Of rate the values aren" in error.value.__notes__[-1]
     message = planning.message(error.value)
-    assert message.endswith("jn.choice(..., static=True)") and "simplicity" not in message
+    assert "jn.choice(..., static=True)" in message and "simplicity" not in message
 
 
 def test_cuts_cost_least_of_all_ways_to_cut(monkeypatch):

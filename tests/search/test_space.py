@@ -234,6 +234,7 @@ def test_hyperparameters_name_what_is_missing_and_what_is_there():
         (lambda: jn.uniform(0, math.inf), ValueError, r"must be finite, got inf"),
         (lambda: jn.choice(), ValueError, r"at least one value"),
         (lambda: jn.choice([1], [2]), TypeError, r"can't be hashed; try a tuple"),
+        (lambda: jn.choice(["adam", "sgd"]), TypeError, r"give its values one by one: choice\(\*values\)"),
         (lambda: jn.choice("a", static=False), ValueError, r"only numbers can differ within one program"),
         (lambda: jn.Space(), ValueError, r"at least one hyperparameter"),
         (lambda: jn.Space(rate=0.1), TypeError, r"rate must be a distribution.*for a fixed value try jn.choice\(0.1\)"),
