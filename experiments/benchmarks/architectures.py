@@ -373,24 +373,28 @@ def plain(network: Network) -> Peer:
 
 
 def epoch(peer: Peer, steps: int) -> Callable[..., Any]:
-    """``(params, state, rate, l2, key, order, x, y) -> (params, state)``, so many steps of plain SGD as one ``scan``.
+    """``(params, state, rate, l2, key, order, x, y) -> (params, state, mean loss)``, so many steps of plain SGD as one
+    ``scan``.
 
-    That is how somebody would write it who looks for speed. Data are on the device, batches rows of them in an order.
+    That is how somebody would write it who looks for speed, and at the training loss. Data are on the device, batches
+    rows of them in an order.
     """
 
     def run(params, state, rate, l2, key, order, x, y):
         def step(carry, i):
-            params, state = carry
+            params, state, total = carry
             rows = jax.lax.dynamic_slice_in_dim(order, i * BATCH, BATCH)
 
             def objective(params):
                 value, new = peer.loss(params, state, x[rows], y[rows], jax.random.fold_in(key, i))
-                return value + 0.5 * l2 * sum(jnp.sum(p**2) for p in jax.tree.leaves(params) if p.ndim > 1), new
+                penalty = 0.5 * l2 * sum(jnp.sum(p**2) for p in jax.tree.leaves(params) if p.ndim > 1)
+                return value + penalty, (value, new)
 
-            gradient, state = jax.grad(objective, has_aux=True)(params)
-            return (jax.tree.map(lambda p, g: p - rate * g, params, gradient), state), None
+            gradient, (value, state) = jax.grad(objective, has_aux=True)(params)
+            return (jax.tree.map(lambda p, g: p - rate * g, params, gradient), state, total + value), None
 
-        return jax.lax.scan(step, (params, state), jnp.arange(steps))[0]
+        (params, state, total), _ = jax.lax.scan(step, (params, state, jnp.zeros(())), jnp.arange(steps))
+        return params, state, total / steps
 
     return run
 

@@ -98,7 +98,7 @@ def jax_call(peer: architectures.Peer, x: np.ndarray, y: np.ndarray) -> Call:
 
     def call():
         nonlocal carry
-        carry = jax.block_until_ready(run(*carry, RATE, L2, key, order, x_device, y_device))
+        *carry, _ = jax.block_until_ready(run(*carry, RATE, L2, key, order, x_device, y_device))
 
     return call
 
