@@ -549,7 +549,7 @@ def _reversed(x: Any) -> Any:
     turned = jnp.minimum(x.lengths, steps.shape[1])[:, None] - 1 - steps
     index = jnp.where(turned >= 0, turned, steps)  # [batch, time]; padding stays where it is
     rows = jnp.arange(index.shape[0])[:, None]
-    values = x.values.at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
+    values = jnp.asarray(x.values).at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
     return Sequence(values, x.lengths)
 
 
