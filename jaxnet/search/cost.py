@@ -63,33 +63,38 @@ class CostModel:
     The work of a step is a polynomial of degree two in the widths, since a weight lies between two of them; where a
     size sets the number of steps (a batch size), everything may also grow with its bound and shrink with its smallest
     value. As many points are traced as that has coefficients, so the model is exact up to rounding of step counts.
+    Where fewer trials than that are to be planned, their own sizes are traced, and the model is exact at those.
     """
 
     def __init__(
         self, program: Program, static: Mapping[str, Any], floats: list[str], ranges: Mapping[str, tuple[int, int]],
-        feed: Any,
+        feed: Any, sizes: np.ndarray | None = None,
     ):  # fmt: skip
+        """Of sizes by name within ``ranges``, ``[trials, names]`` where those of the trials are known."""
         self.names: list[str] = list(ranges)
-        self._trace = lambda bound, least: lane_cost(program, structure(static, floats, self.names, bound, least), feed)
+
+        def trace(bound: np.ndarray, least: np.ndarray) -> Cost:
+            return lane_cost(program, structure(static, floats, self.names, bound, least), feed)
+
         self.highest: np.ndarray = np.array([ranges[name][1] for name in self.names], float)
         lowest = np.array([ranges[name][0] for name in self.names], float)
-        top = self._trace(self.highest, self.highest)
-        self._by_steps = [
-            i
-            for i in range(len(self.names))
-            if lowest[i] < self.highest[i]
-            and self._trace(self.highest, np.where(np.arange(len(self.names)) == i, lowest, self.highest)) != top
-        ]
+        # Each size alone, where trials differ in it: does it set the number of steps?
+        places = np.arange(len(self.names))
+        varied = [i for i in places if lowest[i] < self.highest[i]]
+        points = [(self.highest, np.where(places == i, lowest, self.highest)) for i in (-1, *varied)]
+        costs = [trace(*point) for point in points]
+        self._by_steps = [i for i, cost in zip(varied, costs[1:], strict=True) if cost != costs[0]]
         terms = self._features(self.highest[None], self.highest[None]).shape[1]
-        # A fixed sequence of points in general position.
-        random = np.random.default_rng(0)
-        bounds = [self.highest, *(lowest + random.random((terms + 1, len(self.names))) * (self.highest - lowest))]
-        bounds = np.ceil(np.array(bounds[: 1 if not self.names else terms + 2]))
-        leasts = np.ceil(lowest + random.random(bounds.shape) * (bounds - lowest))
-        costs = [
-            top if i == 0 else self._trace(b, least) for i, (b, least) in enumerate(zip(bounds, leasts, strict=True))
-        ]
-        leasts[0] = self.highest
+        if sizes is not None and len(own := np.unique(sizes[:, varied], axis=0)) <= terms:
+            more = np.tile(self.highest, (len(own), 1))
+            more[:, varied] = own
+            others = [(row, row) for row in more if (row < self.highest).any()]
+        else:  # a fixed sequence of points in general position
+            random = np.random.default_rng(0)
+            bounds = np.ceil(lowest + random.random((terms + 1, len(places))) * (self.highest - lowest))
+            others = [(b, np.ceil(lowest + random.random(len(b)) * (b - lowest))) for b in bounds]
+        costs += [trace(*point) for point in others]
+        bounds, leasts = (np.array(part) for part in zip(*points, *others, strict=True))
         self._coefficients = np.linalg.lstsq(self._features(bounds, leasts), np.array(costs), rcond=None)[0]
 
     def __call__(self, bounds: np.ndarray, leasts: np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ def make_plan(
         ranges = {name: (own[:, j].min(), own[:, j].max()) for j, name in enumerate(sizes)}
         try:
             check(configurations[members[0]])
-            model = CostModel(program, static, floats, ranges, feed)
+            model = CostModel(program, static, floats, ranges, feed, own)
         except Exception as error:
             if isinstance(error, UNKNOWN) and (floats or sizes):
                 named = [name for name in floats + sizes if f"hp[{name!r}]" in str(error)] or floats + sizes

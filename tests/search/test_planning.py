@@ -125,6 +125,27 @@ def test_the_cost_model_is_exact_between_its_points():
         np.testing.assert_allclose(model(np.array([bounds]), np.array([leasts]))[0], expected, rtol=0.03)
 
 
+def test_the_cost_of_few_trials_is_traced_at_their_own_sizes(monkeypatch):
+    """Two widths that vary and a batch size make many coefficients; of four trials no more points are traced."""
+    traced = []
+    monkeypatch.setattr("jaxnet.search.cost.lane_cost", lambda *args: traced.append(args) or lane_cost(*args))
+    program = supervised(
+        lambda hp: jn.Trial(
+            jn.serial(jn.dense(hp.a), jax.nn.relu, jn.dense(hp.b), jn.dense(hp.c), jax.nn.relu, jn.dense(3)),
+            jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=hp.batch,
+        ),
+        (jnp.asarray(X), jnp.asarray(Y)), (jnp.asarray(X), jnp.asarray(Y)), order_key=KEY, shuffle="shared",
+    )  # fmt: skip
+    sizes = np.array([[3, 8, 5, 16], [7, 8, 9, 8], [4, 8, 30, 16], [20, 8, 6, 8]])
+    names = ["a", "b", "c", "batch"]
+    ranges = dict(zip(names, zip(sizes.min(0), sizes.max(0), strict=True), strict=True))
+    model = planning.CostModel(program, {}, [], ranges, program.feed(0), sizes)
+    assert len(traced) == 1 + 3 + 4  # the largest, each size alone (b doesn't vary), and the trials
+    for row in sizes:
+        expected = lane_cost(program, structure({}, [], names, row, row), program.feed(0))
+        np.testing.assert_allclose(model(row[None], row[None])[0], expected, rtol=1e-6)
+
+
 def test_the_number_of_programs_is_that_of_the_groups():
     """A count that doesn't depend on the machine: two programs a group, however many trials and epochs."""
     compiled = []
