@@ -160,8 +160,8 @@ def _backward(options, saved, gradients):
         parts = zip(_split(dproduct, options.cell.gates), own, strict=True)
         dx = jnp.concatenate([a if b is None else b for a, b in parts], axis=-1)
     # The first step saw the state it started from, each of the others the output before it.
-    first, others, before = (-1, slice(-1), slice(1, None)) if reverse else (0, slice(1, None), slice(-1))
-    du = masked(start).T @ dproduct[first] + _rows(masked(made[before])).T @ _rows(dproduct[others])
+    before = (made[1:], start[None]) if reverse else (start[None], made[:-1])
+    du = _rows(masked(jnp.concatenate(before))).T @ _rows(dproduct)
     dx = _rows(dx)
     d_weights = Weights(
         w=_rows(x).T @ dx,
