@@ -23,6 +23,7 @@ from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.losses import check_labels, label_uses
+from jaxnet.ops import compiling
 from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
@@ -608,7 +609,7 @@ def _compiled_for(trial: Trial, specs: tuple, tree: Any, *rest: Any):
         carry = advance((), carry, key, feed)
         return carry, evaluate((), carry, feed)
 
-    return jax.jit(lambda key: init((), key)), jax.jit(unit, donate_argnums=0)
+    return jax.jit(lambda key: init((), key)), compiling.jit(unit, donate_argnums=0)
 
 
 def _compiled(trial: Trial, spec: Any, examples: int, validation_examples: int | None, shuffle: str):
@@ -625,7 +626,7 @@ def _evaluator(trial: Trial):
         totals = _evaluate(lambda hp: trial, own, (inputs, targets), examples, _no_totals(trial))
         return _means(trial, totals, "")
 
-    return jax.jit(means)
+    return compiling.jit(means)
 
 
 @functools.lru_cache(maxsize=16)
@@ -636,7 +637,7 @@ def _stream_evaluator(trial: Trial, examples: int, batch: int):
         totals = _evaluate(lambda hp: trial, own, data, examples, totals, before // batch)
         return totals, _means(trial, totals, "")
 
-    return jax.jit(step)
+    return compiling.jit(step)
 
 
 @functools.lru_cache(maxsize=16)

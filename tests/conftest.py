@@ -39,8 +39,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 def pytest_configure(config):
     # JAX writes entries in place, so a process may read one that another is writing; it then compiles by itself.
     config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry:UserWarning")
-    # Orbax closes its event loop at the first array that it can't read, while others are still on their way; they say so
-    # whenever they arrive, in whatever test runs by then.
+    # Orbax closes its event loop at the first array that it can't read, while others are still on their way, and these
+    # say so whenever they arrive, in whatever test runs by then.
     late = r"ignore:(?s)Exception ignored in. None.*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
     config.addinivalue_line("filterwarnings", late)
 

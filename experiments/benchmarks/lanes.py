@@ -33,6 +33,7 @@ from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
 from experiments.benchmarks.measure import Call, apart, copy_peak, in_turn, matmul_peak, programs_kept, summary
 from experiments.benchmarks.networks import flops, jax_call, torch_call
 from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
+from jaxnet.ops import compiling
 from jaxnet.training import supervised
 
 EPOCHS = 2  # of a search
@@ -55,7 +56,7 @@ def fused_call(network: Network, lanes: int, x: np.ndarray, y: np.ndarray) -> Ca
         hp = jn.hp(rate=jnp.geomspace(1e-4, 1e-2, lanes), l2=jnp.geomspace(1e-6, 1e-3, lanes))
         keys = jax.random.split(key, lanes)
     carry, feed = jax.jit(start)(hp, keys), jax.device_put(program.feed(0))  # pyright: ignore[reportOptionalCall]
-    advance = jax.jit(advance, donate_argnums=1)
+    advance = compiling.jit(advance, donate_argnums=1)
 
     def call():
         nonlocal carry

@@ -33,6 +33,7 @@ from experiments.benchmarks import architectures
 from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
 from experiments.benchmarks.measure import Call, apart, in_turn, matmul_peak
 from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
+from jaxnet.ops import compiling
 from jaxnet.ops.convolution import lowered_as
 from jaxnet.search.cost import traced_cost
 from jaxnet.training import supervised
@@ -77,7 +78,7 @@ def jaxnet_call(network: Network, x: np.ndarray, y: np.ndarray) -> Call:
     key = jax.random.key(0)
     data = jax.device_put((x, y))
     program = supervised(lambda hp: trial, data, None, order_key=key, shuffle="shared")
-    advance = jax.jit(lambda carry, key, feed: program.advance((), carry, key, feed), donate_argnums=0)
+    advance = compiling.jit(lambda carry, key, feed: program.advance((), carry, key, feed), donate_argnums=0)
     carry = jax.jit(lambda key: program.init((), key))(key)
     feed = jax.device_put(program.feed(0))  # pyright: ignore[reportOptionalCall]
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxnet.ops.compiling import multiplied_by_eigen
+
 # Compiling grows with the slices, one for each place in the kernel. 5 x 5 x 5 still pays.
 MOST_SLICES = 128
 
@@ -26,6 +28,11 @@ MOST_ENTRIES = 576
 # win; beyond, they fall out of the cache, and training steps take twice as long (29 MB: 3 x 3 from 32 to 32 features
 # on 14 x 14, from 16 to 16 on 28 x 28, batches of 128). In three dimensions and with longer strides they always win.
 MOST_BYTES = 12 * 2**20
+
+# On a CPU, where Eigen multiplies (see ops.compiling), from how many input features on XLA's convolution always wins:
+# 3 x 3 from 16 to 32 features on 14 x 14 took 0.60 of the time of patches, from 64 to 64 on 7 x 7 0.57, and 0.98 and
+# 0.78 for batches of 32; 5 x 5 from 6 to 16 took 1.16, 3 x 3 from 8 to 8 up to 1.17.
+LEAST_NATIVE_FEATURES = 16
 
 # On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), and for how many features
 # that is worth its zeros. Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone,
@@ -52,8 +59,9 @@ def convolve(
     lane, which makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one place, that is
     a plain matmul; where each feature is a group of its own, products of slices are added up; on a CPU, few features
     are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
-    ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``) goes to it too, with gradients that are
-    such convolutions themselves (``_canonical``), and has no forward mode (``jax.jvp``).
+    ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``), or has ``LEAST_NATIVE_FEATURES`` in a
+    program that ``fit`` or a search compiles, goes to it too, with gradients that are such convolutions themselves
+    (``_canonical``), and has no forward mode (``jax.jvp``).
 
     Args:
       x: ``[batch, *space, in_features]``.
@@ -185,6 +193,8 @@ def _how(x, w, strides, dilation, padding, groups) -> Literal["native", "canonic
         return "patches"
     if any(max(edges) > d * (k - 1) for k, d, edges in zip(kernel, dilation, padding, strict=True)):
         return "patches"  # gradients would need negative padding
+    if multiplied_by_eigen() and in_features >= LEAST_NATIVE_FEATURES:
+        return "canonical"
     entries = x.shape[0] * math.prod(_counts(x.shape[1:-1], kernel, strides, dilation, padding)) * volume * in_features
     if _blocks_pay(kernel, strides, w.shape[-1]):  # the patch of a block is shorter than those of its outputs
         entries = entries * (BLOCK + dilation[-1] * (kernel[-1] - 1)) // (BLOCK * kernel[-1])

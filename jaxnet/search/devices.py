@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxnet.ops import compiling
 from jaxnet.search.journal import Journal
 
 _KINDS = {k.__name__: k for k in (ValueError, TypeError, FileNotFoundError, OSError, jax.errors.JaxRuntimeError)}
@@ -60,14 +61,14 @@ class Devices:
         return max(1, -int(-lanes // self.count)) * self.count
 
     def over_lanes(self, function: Callable[..., Any], in_axes: Sequence[int | None], **options: Any) -> Any:
-        """``jit`` of a function of one device's lanes, run on each device with its own.
+        """``compiling.jit`` of a function of one device's lanes, run on each device with its own.
 
         Args:
           function: takes and returns arrays that have lanes on their first axis, or, where ``in_axes`` is None, none.
           in_axes: 0 or None for each argument. options: for ``jit``.
         """
         if self._mesh is None:
-            return jax.jit(function, **options)
+            return compiling.jit(function, **options)
         return _over_mesh(function, self._mesh, tuple(in_axes), **options)
 
     def put(self, tree: Any) -> Any:
@@ -119,7 +120,7 @@ def _over_mesh(function: Any, mesh: Mesh, in_axes: tuple[int | None, ...], **opt
     # Each device loops until its own lanes are done: its loops vary over the mesh, which the checker doesn't follow.
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=lanes, check_vma=False)
     shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
-    return jax.jit(mapped, in_shardings=shardings, out_shardings=NamedSharding(mesh, lanes), **options)
+    return compiling.jit(mapped, in_shardings=shardings, out_shardings=NamedSharding(mesh, lanes), **options)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,57 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops import compiling
+from jaxnet.ops.convolution import lowered_as
+
+OPTION = "xla_cpu_experimental_ynn_fusion_type"
+
+
+@pytest.fixture
+def afresh():
+    compiling._eigen.cache_clear()
+    yield
+    compiling._eigen.cache_clear()
+
+
+def trained():
+    """A convolution of more features than are made by patches, an LSTM, and sums."""
+    features = jn.conv(16, (3, 3)), jn.batch_norm(), jnp.tanh, jn.conv(16, (3, 3)), jn.reshape((4, 64))
+    trial = jn.Trial(
+        net=jn.serial(*features, jn.lstm(8, returns="last"), jn.dense(3)),
+        loss=jn.losses.softmax_cross_entropy,
+        optimizer=optax.sgd(0.1),
+        batch_size=8,
+    )
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(16, 8, 8, 2)).astype(np.float32), rng.integers(0, 3, 16)
+    return jn.fit(trial, data, data, epochs=2, key=jax.random.key(0))
+
+
+def test_training_is_the_same_however_it_is_compiled(monkeypatch, afresh):
+    plain = trained()
+    monkeypatch.setenv("XLA_FLAGS", f"--{OPTION}=")  # read by XLA at its start only, by jaxnet each time
+    with lowered_as("patches"):
+        other = trained()
+    for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_what_is_traced_inside_knows_of_it_and_nothing_outside(monkeypatch):
+    seen = []
+    compiling.jit(lambda x: (seen.append(compiling.multiplied_by_eigen()), x)[1])(1.0)
+    assert seen == [jax.default_backend() == "cpu"]
+    assert not compiling.multiplied_by_eigen()
+    monkeypatch.setenv("XLA_FLAGS", f"--{OPTION}=LIBRARY_FUSION_TYPE_DOT")
+    compiling.jit(lambda x: (seen.append(compiling.multiplied_by_eigen()), x)[1])(1.0)
+    assert seen[1:] == [False]
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch, afresh):
+    monkeypatch.setattr(compiling, "_FUSIONS", "xla_cpu_no_such_option")
+    assert compiling._compiler_options() is None
+    assert compiling.jit(lambda x: x + 1)(1) == 2
