@@ -264,6 +264,7 @@ def _of_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_kernel(options: _Options, x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of ``w`` ``[*kernel, in_features, out_features]``: examples are features here, and the reverse."""
+    x, dy = lax.optimization_barrier((x, dy))  # else what made them is computed again, in the order of the transpose
     convolved = _plain(options.dilation, (1,) * (x.ndim - 2), options.padding)
     return jnp.moveaxis(convolved(jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)), 0, -2)
 
