@@ -9,13 +9,15 @@ PyTorch runs eagerly, on one GPU or all cores, in a process of its own. Measure:
 step, the median of many epochs, contenders in turn; and the share that the matmuls' arithmetic is of what the machine's
 matmuls reach.
 
-Where PyTorch is faster, and why it stays so. Its layers are single calls of a library of kernels, oneDNN, on all
-cores: XLA splits a large matmul or elementwise operation over them, and runs small ones on one. The LSTM's training
-step has 1.3 GFLOP of matmuls, 3.5 of its 6 ms on two cores; the rest are gates and copies of 128 x 128 numbers, some
-25 small operations a step of time, one after the other (a profile by ``jax.profiler`` with
-``--xla_cpu_enable_xprof_traceme``). What was tried and was no faster: half the batch in each of two loops, 2 to 20
-steps unrolled, gates in one array, a matmul for each gate, everything transposed, XLA's flags for concurrency. By
-processor time it is even with PyTorch's.
+Where PyTorch is as fast or faster, and why. Its layers are single calls of a library of kernels, oneDNN, on all cores:
+XLA splits a large matmul or elementwise operation over them, and runs small ones on one. The LSTM's training step has
+1.3 GFLOP of matmuls, some 4 of its 6.5 ms on two cores; the rest are gates of 128 x 128 numbers, some 20 small
+operations a step of time, one after the other on one core, after which the other has to be woken (a profile by
+``jax.profiler`` with ``--xla_cpu_enable_xprof_traceme``). What was tried and was no faster: half the batch in each of
+two loops, or twice in one (XLA runs no two loops at a time), 2 to 20 steps unrolled, gates in one array, a matmul for
+each gate, inputs and outputs in one matmul inside of the loop, everything transposed, XLA's flags for concurrency. The
+ResNet's convolutions take about as long as PyTorch's; its batch norms and their gradients read several arrays of 6 MB
+each, where PyTorch's read one.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """

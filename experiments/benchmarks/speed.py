@@ -42,9 +42,7 @@ def section() -> str:
         "",
         *targets(sweep, many, one),
         "",
-        "The LSTM's step is 1.3 GFLOP of matmuls, which take half of its time; the other half are gates, some 25 small",
-        "operations a step of time, one after the other, which PyTorch's library of kernels does in one. By processor",
-        "time the two are even. What was tried stands in `experiments/benchmarks/networks.py`.",
+        "What limits the LSTM and the ResNet, and what was tried, stands in `experiments/benchmarks/networks.py`.",
         "",
     ]
     return "\n".join(lines)

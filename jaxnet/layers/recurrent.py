@@ -188,51 +188,49 @@ def _rnn_cell(activation: Callable[[Any], Any], state: Any) -> Cell:
     slope = _SLOPES.get(activation) if isinstance(activation, Hashable) else None
     if slope is None:
         apply = elementwise(activation).apply
-        return Cell(1, 1, lambda x, product, carry: ((apply((), state, x[0] + product[0])[0],), None))
+        return Cell(1, 1, lambda x, product, carry, note: (apply((), state, x[0] + product[0])[0],))
 
-    def advance(x, product, carry):
-        y = activation(x[0] + product[0])
-        return (y,), slope(y)
+    def advance(x, product, carry, note):
+        return (note(activation(x[0] + product[0])),)
 
-    def retreat(slope, gradient):
-        gates = (slope * gradient[0],)
-        return gates, gates, (jnp.zeros_like(slope),)
+    def retreat(noted, gradient):
+        gates = (slope(noted[0]) * gradient[0],)
+        return gates, gates, (jnp.zeros_like(noted[0]),)
 
-    return Cell(1, 1, advance, retreat)
-
-
-def _gru_advance(x, product, carry):
-    (h,) = carry
-    r, z = (jax.nn.sigmoid(a + b) for a, b in zip(x[:2], product[:2], strict=True))
-    n = jnp.tanh(x[2] + r * product[2])
-    of_n = (1 - z) * (1 - n * n)
-    return ((1 - z) * n + z * h,), (of_n * product[2] * r * (1 - r), (h - n) * z * (1 - z), of_n, of_n * r, z)
+    return Cell(1, 1, advance, retreat, notes=1)
 
 
-def _gru_retreat(slopes, gradient):
+def _gru_advance(x, product, carry, note):
+    h = note(carry[0])
+    r, z = (note(jax.nn.sigmoid(a + b)) for a, b in zip(x[:2], product[:2], strict=True))
+    n = note(jnp.tanh(x[2] + r * note(product[2])))
+    return ((1 - z) * n + z * h,)
+
+
+def _gru_retreat(noted, gradient):
+    h, r, z, product, n = noted
     (dh,) = gradient
-    dr, dz, dn, dproduct, dh = (slope * dh for slope in slopes)
-    return (dr, dz, dn), (dr, dz, dproduct), (dh,)
+    dn = dh * (1 - z) * (1 - n * n)
+    dr, dz = dn * product * r * (1 - r), dh * (h - n) * z * (1 - z)
+    return (dr, dz, dn), (dr, dz, dn * r), (dh * z,)
 
 
-def _lstm_advance(x, product, carry):
-    _, c = carry
+def _lstm_advance(x, product, carry, note):
     i, f, g, o = (a + b for a, b in zip(x, product, strict=True))
-    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-    new = f * c + i * g
-    t = jnp.tanh(new)
-    return (o * t, new), (g * i * (1 - i), c * f * (1 - f), i * (1 - g * g), t * o * (1 - o), o * (1 - t * t), f)
+    i, f, g, o = note(jax.nn.sigmoid(i)), note(jax.nn.sigmoid(f)), note(jnp.tanh(g)), note(jax.nn.sigmoid(o))
+    new = f * note(carry[1]) + i * g
+    return o * note(jnp.tanh(new)), new
 
 
-def _lstm_retreat(slopes, gradient):
-    of_i, of_f, of_g, of_o, of_c, f = slopes
+def _lstm_retreat(noted, gradient):
+    i, f, g, o, c, t = noted
     dh, dc = gradient
-    dc = dc + dh * of_c
-    gates = dc * of_i, dc * of_f, dc * of_g, dh * of_o
+    dc = dc + dh * o * (1 - t * t)
+    gates = dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)
     return gates, gates, (jnp.zeros_like(dh), dc * f)
 
 
-_GRU, _LSTM = Cell(3, 1, _gru_advance, _gru_retreat), Cell(4, 2, _lstm_advance, _lstm_retreat)
+_GRU, _LSTM = Cell(3, 1, _gru_advance, _gru_retreat, notes=5), Cell(4, 2, _lstm_advance, _lstm_retreat, notes=6)
 
 
 class _Kind(NamedTuple):
@@ -346,7 +344,7 @@ def _recurrent(
 
         own = kind.cell(state)
         if one_step:
-            carry, _ = step(own, weights, project(own, x, weights.w), carry, None, kept)
+            carry = step(own, weights, project(own, x, weights.w), carry, None, kept)
             over_time = carry[0]
         else:
             # Backwards it passes the padding first, which leaves the state alone, so each sequence starts at its end.

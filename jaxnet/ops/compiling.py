@@ -54,7 +54,7 @@ def _compiler_options() -> dict[str, str] | None:
 def _eigen() -> dict[str, str] | None:
     options = {_FUSIONS: "LIBRARY_FUSION_TYPE_REDUCE"}
     try:
-        jax.jit(lambda: 0).lower().compile(compiler_options=options)
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return None
     return options

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 Arrays = tuple[jax.Array, ...]
+Note = Callable[[jax.Array], jax.Array]
 
 
 class Cell(NamedTuple):
     """One step of a recurrence, elementwise but for the products that it is given.
 
-    ``advance(x, product, carry) -> (carry, slopes)``: ``x`` is the step's input times ``w`` and ``product`` the output
+    ``advance(x, product, carry, note) -> carry``: ``x`` is the step's input times ``w`` and ``product`` the output
     before it times ``u``, each with its bias, one array ``[batch, units]`` for each gate; ``carry`` are ``arrays``
     such, the output first. Gates are arrays of their own, since in a loop on a CPU slices of one are read slowly.
+    ``note(array)`` gives the array back, to be gone on with, and where a gradient is wanted notes it for ``retreat``;
+    it is called ``notes`` times, with arrays ``[batch, units]``.
 
-    ``retreat(slopes, gradient) -> (x, product, carry)``: of the gradient with respect to the carry that came, that
-    with respect to what went in, where ``slopes`` are whatever arrays ``advance`` made for it. Where a gate's ``x`` and
-    ``product`` have the same gradient it is the same object. Without ``retreat``, JAX differentiates the scan.
+    ``retreat(noted, gradient) -> (x, product, carry)``: of the gradient with respect to the carry that came, that with
+    respect to what went in. Where a gate's ``x`` and ``product`` have the same gradient it is the same object. Without
+    ``retreat``, JAX differentiates the scan.
 
     A unit for which all that goes in is zero must stay zero.
     """
 
     gates: int
     arrays: int
-    advance: Callable[[Arrays, Arrays, Arrays], tuple[Arrays, Any]]
-    retreat: Callable[[Any, Arrays], tuple[Arrays, Arrays, Arrays]] | None = None
+    advance: Callable[[Arrays, Arrays, Arrays, Note], Arrays]
+    retreat: Callable[[Arrays, Arrays], tuple[Arrays, Arrays, Arrays]] | None = None
+    notes: int = 0
 
 
 class Weights(NamedTuple):
@@ -84,15 +88,21 @@ def recur(
 
 
 def step(
-    cell: Cell, weights: Weights, x: Arrays, carry: Arrays, inside: jax.Array | None, kept: jax.Array | None
-) -> tuple[Arrays, Any]:
-    """One step, ``(carry, slopes)``, of inputs that have been multiplied with ``w``, an array for each gate."""
+    cell: Cell,
+    weights: Weights,
+    x: Arrays,
+    carry: Arrays,
+    inside: jax.Array | None,
+    kept: jax.Array | None,
+    note: Note = lambda array: array,
+) -> Arrays:
+    """One step, of inputs that have been multiplied with ``w``, an array for each gate."""
     h = carry[0] if kept is None else jnp.where(kept, carry[0], jnp.zeros((), carry[0].dtype))
     product = _biased(_split(h @ weights.u, cell.gates), weights.b_u)
-    new, slopes = cell.advance(_biased(x, weights.b), product, carry)
+    new = cell.advance(_biased(x, weights.b), product, carry, note)
     if inside is not None:
         new = tuple(jnp.where(inside, a, b) for a, b in zip(new, carry, strict=True))
-    return new, slopes
+    return new
 
 
 def project(cell: Cell, x: jax.Array, w: jax.Array) -> Arrays:
@@ -109,7 +119,7 @@ def project(cell: Cell, x: jax.Array, w: jax.Array) -> Arrays:
 def _scan(options, weights, x, carry, inside, kept):
     def body(carry, at):
         x, inside = at
-        carry, _ = step(options.cell, weights, x, carry, inside, kept)
+        carry = step(options.cell, weights, x, carry, inside, kept)
         return carry, carry[0] if options.outputs else None
 
     xs = project(options.cell, x, weights.w), inside
@@ -120,18 +130,38 @@ _recur = jax.custom_vjp(_scan, nondiff_argnums=(0,))
 
 
 def _forward(options, weights, x, carry, inside, kept):
-    def body(carry, at):
-        x, inside = at
-        carry, slopes = step(options.cell, weights, x, carry, inside, kept)
-        return carry, (carry[0], slopes)
+    shape = len(x), *carry[0].shape
+    # On a CPU a loop writes what it computes straight into a larger array only where nothing else reads it; all else is
+    # written twice. So it reads it from there, and the barrier keeps XLA from seeing through that.
+    in_place = jax.default_backend() == "cpu"
+    stacks = (jnp.zeros(shape, carry[0].dtype),) * options.cell.notes if in_place else ()
 
-    xs = project(options.cell, x, weights.w), inside
-    last, (made, slopes) = jax.lax.scan(body, carry, xs, reverse=options.reverse, unroll=options.unroll)
-    return (last, made if options.outputs else None), (weights, x, carry[0], made, slopes, inside, kept)
+    def body(loop, at):
+        carry, stacks = loop
+        x, inside, t = at
+        noted = []
+
+        def note(array):
+            if in_place:
+                stack = jax.lax.dynamic_update_index_in_dim(stacks[len(noted)], array, t, 0)
+                noted.append(jax.lax.optimization_barrier(stack))
+                return jax.lax.dynamic_index_in_dim(noted[-1], t, 0, keepdims=False)
+            noted.append(array)
+            return array
+
+        carry = step(options.cell, weights, x, carry, inside, kept, note)
+        stacks, notes = (tuple(noted), ()) if in_place else ((), tuple(noted))
+        return (carry, stacks), (carry[0], notes)
+
+    xs = project(options.cell, x, weights.w), inside, jnp.arange(len(x))
+    (last, stacks), (made, notes) = jax.lax.scan(
+        body, (carry, stacks), xs, reverse=options.reverse, unroll=options.unroll
+    )
+    return (last, made if options.outputs else None), (weights, x, carry[0], made, stacks or notes, inside, kept)
 
 
 def _backward(options, saved, gradients):
-    weights, x, start, made, slopes, inside, kept = saved
+    weights, x, start, made, noted, inside, kept = saved
     reverse = options.reverse
 
     back = jax.lax.optimization_barrier(
@@ -142,7 +172,7 @@ def _backward(options, saved, gradients):
         return h if kept is None else jnp.where(kept, h, jnp.zeros((), h.dtype))
 
     def body(gradient, at):
-        of_output, slopes, inside = at
+        of_output, noted, inside = at
         passed = (0,) * len(gradient)
         if of_output is not None:
             gradient = (gradient[0] + of_output, *gradient[1:])
@@ -150,14 +180,14 @@ def _backward(options, saved, gradients):
             zero = jnp.zeros((), start.dtype)
             passed = tuple(jnp.where(inside, zero, array) for array in gradient)
             gradient = tuple(jnp.where(inside, array, zero) for array in gradient)
-        dx, dproduct, dcarry = options.cell.retreat(slopes, gradient)
+        dx, dproduct, dcarry = options.cell.retreat(noted, gradient)
         own = tuple(None if a is b else b for a, b in zip(dproduct, dx, strict=True))
         dproduct = jnp.concatenate(dproduct, axis=-1)  # [batch, gates * units]
         dh = masked(dproduct @ back)
         dcarry = (dcarry[0] + dh, *dcarry[1:])
         return tuple(a + b for a, b in zip(dcarry, passed, strict=True)), (dproduct, own)
 
-    xs = gradients[1], slopes, inside
+    xs = gradients[1], noted, inside
     dcarry, (dproduct, own) = jax.lax.scan(body, gradients[0], xs, reverse=not reverse, unroll=options.unroll)
     dx = dproduct
     if any(part is not None for part in own):
