@@ -33,9 +33,14 @@ def arguments(cell, biased_product, *, lanes=()):
     return weights, normal(TIME, BATCH, FEATURES), tuple(normal(BATCH, UNITS) for _ in range(cell.arrays))
 
 
-@pytest.mark.parametrize("reverse, outputs", [(False, True), (True, False)], ids=["forward", "reverse, last"])
-def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs, x64):
+@pytest.mark.parametrize(
+    "reverse, outputs, backend",
+    [(False, True, "cpu"), (True, False, "cpu"), (True, True, "gpu")],
+    ids=["forward", "reverse, last", "noted as on an accelerator"],
+)
+def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs, backend, x64, monkeypatch):
     """With lengths, masked outputs, and the second derivative: both programs share the forward step alone."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     inside = (jnp.arange(TIME)[:, None] < jnp.array([[5, 3, 0]]))[..., None]
     kept = jnp.asarray(np.random.default_rng(1).random((BATCH, UNITS)) > 0.3)
 
