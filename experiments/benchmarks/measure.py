@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,24 @@ def in_turn(contenders: Mapping[str, Call], seconds: float, least: int = 5) -> d
             times[name].append(time.perf_counter() - started)
             processor[name].append(time.process_time() - used)
     return {name: summary(times[name]) | {"processor": statistics.median(processor[name])} for name in contenders}
+
+
+def over_rounds(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Of what several calls of ``in_turn`` returned the medians, and all runs.
+
+    >>> measured = over_rounds([in_turn({"nothing": lambda: None}, 0.0, least=2)] * 3)
+    >>> sorted(measured["nothing"]), measured["nothing"]["runs"]
+    (['median', 'processor', 'quartiles', 'runs'], 6)
+    """
+
+    def over(name):
+        found = [measured[name] for measured in rounds]
+        low, high = zip(*(one["quartiles"] for one in found), strict=True)
+        medians = {what: statistics.median(one[what] for one in found) for what in ("median", "processor")}
+        quartiles = [statistics.median(low), statistics.median(high)]
+        return medians | {"quartiles": quartiles, "runs": sum(one["runs"] for one in found)}
+
+    return {name: over(name) for name in rounds[0]}
 
 
 def apart(module: str, **arguments: Any) -> Any:

@@ -55,8 +55,9 @@ def targets(sweep: dict[str, Any], many: dict[str, Any], one: dict[str, Any]) ->
     search = speed[mlp_sweep.FUSED] / speed["Optuna + PyTorch"]
     rows = [("the search, against Optuna + PyTorch", "1.7", search, False)]
     for name in ("LeNet 6-16-120", "LSTM 58-128, 20 steps"):
-        times = steps[name]["PyTorch"]["median"] / steps[name]["jaxnet"]["median"]
-        rows.append((f"a training step of {name}, against PyTorch's", "1", times, False))
+        torch, own = (steps[name][contender] for contender in ("PyTorch", "jaxnet"))
+        tie = own["quartiles"][0] <= torch["quartiles"][1]
+        rows.append((f"a training step of {name}, against PyTorch's", "1", torch["median"] / own["median"], tie))
     found = {(row["network"], row["contender"]): row for row in many["rows"] if "us" in row}
     for name in dict.fromkeys(row["network"] for row in many["rows"]):
         alone = min((found[name, contender] for contender in lanes.ONE_AT_A_TIME[:2]), key=lambda row: row["us"])
