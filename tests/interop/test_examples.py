@@ -263,7 +263,8 @@ class Normalized(nn.Module):
         return nn.Dense(3)(nn.relu(x))
 
 
-MODULE, OPTIMIZER = Normalized(), optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
+# What batch norm takes out again has gradients that are rounding, which Adam would make as large as all others.
+MODULE, OPTIMIZER = Normalized(), optax.inject_hyperparams(optax.sgd)(learning_rate=0.0, momentum=0.9)
 
 
 def created(rate, key):
@@ -311,7 +312,7 @@ def test_a_whole_training_loop_of_flax_is_searched_as_a_program(key):
         for _ in range(2):
             for batch in zip(*batches, strict=True):
                 state, _ = step(state, *batch)
-        # Rounding of 4 steps with batch norm over 2 images: a search's products may be another library's.
+        # A search's products may be another library's, and batch norm over 2 images takes differences of large numbers.
         np.testing.assert_allclose(result.table["score"][row], test(state), rtol=1e-4)
     assert len(set(result.table["score"])) == 3
     np.testing.assert_allclose(test(result.network(result.best)), result.best["score"], rtol=1e-5)
