@@ -15,9 +15,10 @@ XLA splits a large matmul or elementwise operation over them, and runs small one
 operations a step of time, one after the other on one core, after which the other has to be woken (a profile by
 ``jax.profiler`` with ``--xla_cpu_enable_xprof_traceme``). What was tried and was no faster: half the batch in each of
 two loops, or twice in one (XLA runs no two loops at a time), 2 to 20 steps unrolled, gates in one array, a matmul for
-each gate, inputs and outputs in one matmul inside of the loop, everything transposed, XLA's flags for concurrency. The
-ResNet's convolutions take about as long as PyTorch's; its batch norms and their gradients read several arrays of 6 MB
-each, where PyTorch's read one.
+each gate, inputs and outputs in one matmul inside of the loop, everything transposed, XLA's flags for concurrency. Of
+the ResNet's parts alone, forward and back inside a scan, batch norm with relu takes less than PyTorch's, 3 x 3
+convolutions of 16 features on 28 x 28 and of 64 on 7 x 7 as long, of 32 on 14 x 14 one and a half times. Together,
+XLA computes again what a block put out, where its gradients meet (7 ms of 60), and transposes for kernels' gradients.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """

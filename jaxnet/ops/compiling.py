@@ -20,8 +20,9 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
     On a CPU, XLA of 2026 hands matmuls and convolutions to YNNPACK, which runs them on one core up to sizes where two
     would take half the time, all convolutions but the narrowest among them. Here they stay with Eigen, which splits
-    them over all cores; sums stay with YNNPACK. Training steps on two cores took 0.5 of the time (LeNet 32-64-256),
-    0.73 (MLP 784-16-10), 0.85 (ResNet 8), 0.94 (VAE), and as long as before (MLP 784-512-10).
+    them over all cores; sums stay with YNNPACK. Training steps on two cores took 0.43 of the time of a loop by
+    hand that is compiled by default (LeNet 32-64-256), 0.85 (MLP 784-16-10), 0.84 (ResNet 8), 0.90 (LSTM), 1.00 (MLP
+    784-512-10): ``python -m experiments.benchmarks lanes``, the columns of one at a time.
 
     Whoever sets ``xla_cpu_experimental_ynn_fusion_type`` in ``XLA_FLAGS`` has that. An XLA that doesn't know the option
     is left alone.
@@ -30,15 +31,17 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
       function: pure. options: of ``jax.jit``.
     """
 
+    compiler_options = _compiler_options()
+
     @functools.wraps(function)
     def traced(*arguments, **named):
-        token = _inside.set(bool(_compiler_options()))
+        token = _inside.set(compiler_options is not None)
         try:
             return function(*arguments, **named)
         finally:
             _inside.reset(token)
 
-    return jax.jit(traced, compiler_options=_compiler_options(), **options)
+    return jax.jit(traced, compiler_options=compiler_options, **options)
 
 
 def multiplied_by_eigen() -> bool:

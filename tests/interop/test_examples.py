@@ -20,6 +20,7 @@ from flax.training import train_state
 import jaxnet as jn
 from jaxnet.interop import equinox, flax, haiku
 from jaxnet.interop import nnx as from_nnx
+from jaxnet.ops import compiling
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(4, 6, 6, 1)).astype(np.float32)
@@ -263,8 +264,7 @@ class Normalized(nn.Module):
         return nn.Dense(3)(nn.relu(x))
 
 
-# What batch norm takes out again has gradients that are rounding, which Adam would make as large as all others.
-MODULE, OPTIMIZER = Normalized(), optax.inject_hyperparams(optax.sgd)(learning_rate=0.0, momentum=0.9)
+MODULE, OPTIMIZER = Normalized(), optax.inject_hyperparams(optax.adam)(learning_rate=0.0)
 
 
 def created(rate, key):
@@ -306,13 +306,14 @@ def test_a_whole_training_loop_of_flax_is_searched_as_a_program(key):
     space = jn.Space(rate=jn.log_uniform(1e-3, 1e-1))
     result = jn.search.run(program, space, trials=3, epochs=2, key=key, progress=False)
 
-    begin, step, test = map(jax.jit, (created, train_step, validated))
+    # By the library that multiplies in a search: batch norm takes out again what some gradients are, all but rounding,
+    # which Adam makes as large as any other.
+    begin, step, test = map(compiling.jit, (created, train_step, validated))
     for row in range(3):
         state = begin(result.table["rate"][row], jax.random.key(1))
         for _ in range(2):
             for batch in zip(*batches, strict=True):
                 state, _ = step(state, *batch)
-        # A search's products may be another library's, and batch norm over 2 images takes differences of large numbers.
-        np.testing.assert_allclose(result.table["score"][row], test(state), rtol=1e-4)
+        np.testing.assert_allclose(result.table["score"][row], test(state), rtol=1e-5)
     assert len(set(result.table["score"])) == 3
     np.testing.assert_allclose(test(result.network(result.best)), result.best["score"], rtol=1e-5)

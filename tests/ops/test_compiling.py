@@ -32,7 +32,7 @@ def trained():
     return jn.fit(trial, data, data, epochs=2, key=jax.random.key(0))
 
 
-def test_training_is_the_same_however_it_is_compiled(monkeypatch, afresh):
+def test_training_is_the_same_however_it_is_compiled(monkeypatch):
     plain = trained()
     monkeypatch.setenv("XLA_FLAGS", f"--{OPTION}=")  # read by XLA at its start only, by jaxnet each time
     with lowered_as("patches"):
