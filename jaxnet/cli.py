@@ -273,7 +273,7 @@ def search(
                 print(flush=True)
         if directory is not None and not begun:
             _write_call(directory, call)
-        _search(call, arguments, options, directory, out)
+        _tell(_search(call, arguments, options, directory), directory, out)
 
 
 @app.command(
@@ -325,16 +325,17 @@ def plan(
 def resume(directory: Folder, json: Json = False, traceback: Traceback = False) -> None:
     """Go on with a search that was interrupted or killed; it ends in the table of one that wasn't."""
     with _speaking(json, traceback) as out:
-        directory = directory.absolute()
         call = _read_call(directory)
         if (directory / RESULT).is_file():
             print(f"The search in {str(directory)!r} is finished.", file=sys.stderr)
             _tell(_load(directory), directory, out)
             return
+        at = directory.absolute()
         if not os.path.isdir(call.folder):
             raise Refused(f"{call.target!r} was called in {call.folder!r}, which isn't there any more")
         with contextlib.chdir(call.folder), _blaming(call.file):  # the file may name its data relative to it
-            _search(call.checked(), *call.arguments(), directory, out)
+            result = _search(call.checked(), *call.arguments(), at)
+        _tell(result, directory, out)
 
 
 @app.command(
@@ -374,8 +375,8 @@ def export(
     The networks of the best trials are there (--keep of the search).
     """
     with _speaking(json, traceback) as out:
-        directory, path = _finished(directory.absolute(), call := _read_call(directory)), output or directory / EXPORT
-        path = path.absolute()
+        path = output or directory / EXPORT
+        directory, at = _finished(directory, call := _read_call(directory)).absolute(), path.absolute()
         with contextlib.chdir(call.folder), _blaming(call.file):
             import jax
 
@@ -395,9 +396,9 @@ def export(
             net, params, state = result.network(found)
             spec = jax.tree.map(lambda a: Spec(a.shape[1:], a.dtype), inputs)
             with _writing(path, "export"):
-                export(path, net, params, state, spec)
+                export(at, net, params, state, spec)
         print(f"Wrote trial {found['id']}, score {found['score']:.4g}, to {path}")
-        _emit(out, {"export": str(path), "row": found})
+        _emit(out, {"export": str(at), "row": found})
 
 
 @app.command(
@@ -494,10 +495,8 @@ def _blaming(file: Path, otherwise: int = WRONG) -> Iterator[None]:
         raise Refused(message, code) from error
 
 
-def _search(
-    call: Call, arguments: Sequence[Any], options: Mapping[str, Any], directory: Path | None, out: TextIO | None
-) -> None:
-    """Runs a search, writes its result, and tells it."""
+def _search(call: Call, arguments: Sequence[Any], options: Mapping[str, Any], directory: Path | None) -> SearchResult:
+    """Runs a search, and writes its result."""
     import jax
 
     from jaxnet.search import run
@@ -513,12 +512,15 @@ def _search(
         else:
             print(f"On the command line: python -m jaxnet resume {directory}", file=sys.stderr)
         raise
-    if jax.process_index() == 0:
-        _tell(result, directory, out)
+    return result
 
 
 def _tell(result: SearchResult, directory: Path | None, out: TextIO | None) -> None:
-    """Prints a result, for people or as JSON; refuses one without any score."""
+    """Prints a result, of several processes the first; refuses one without any score."""
+    import jax
+
+    if jax.process_index() > 0:
+        return
     best = result.ranked(BEST)
     if best:
         names = ["id", "units", "score", *(["score_error"] if result.repeats > 1 else []), *result.names]

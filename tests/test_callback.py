@@ -1,8 +1,5 @@
 """Callbacks: each trial's start, units and end are told once, in order, and again as a whole after a kill."""
 
-import pathlib
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,43 +140,6 @@ def test_fit_tells_what_a_search_of_one_would():
     losses = fitted.curve["validation_loss"].tolist()
     units = [("unit", 7, 0, i + 1, loss) for i, loss in enumerate(losses)]
     assert story.told == [("start", None), ("trial", 7, {}), *units, ("end", 7, "stopped"), ("result", fitted)]
-
-
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow asks SQLAlchemy for it
-def test_the_logger_for_mlflow_writes_a_search_into_a_local_store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")  # which the block sets too, for longer
-    mlflow = pytest.importorskip("mlflow")
-    page = (pathlib.Path(jn.__file__).parent / "search" / "README.md").read_text()
-    (block,) = (block for block in re.findall(r"^```py\n(.*?)^```", page, re.M | re.S) if "import mlflow" in block)
-
-    def trial(hp):
-        return jn.Trial(jn.dense(1), jn.losses.squared_error, optax.sgd(hp.rate), batch_size=8)
-
-    x = np.linspace(-1, 1, 8, dtype=np.float32)[:, None]
-    names = {"jax": jax, "jn": jn, "trial": trial, "space": jn.Space(rate=jn.uniform(0.1, 0.6)), "train": (x, x)}
-    names["validation"] = names["train"]
-    block = block.replace("trials=9, epochs=3", "trials=3, epochs=3")
-    exec(compile(block, "README.md", "exec"), names)
-    result = names["result"]
-    client = mlflow.MlflowClient()
-    runs = client.search_runs(["0"], max_results=20)
-    (parent,) = (run for run in runs if run.info.run_name == "search")
-    assert parent.data.metrics["best score"] == result.best["score"] and parent.info.status == "FINISHED"
-    assert sorted(file.path for file in client.list_artifacts(parent.info.run_id)) == [
-        "best.safetensors", "plan.txt", "trials.csv",
-    ]  # fmt: skip
-    children = {run.info.run_name: run for run in runs if run is not parent}
-    assert len(children) == 3
-    for i, row in enumerate(map(result.row, range(3))):
-        run = children[f"trial {i}"]
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.params == {"rate": str(row["rate"])} and run.data.tags["status"] == row["status"]
-        assert run.info.status == {"completed": "FINISHED", "stopped": "KILLED"}[row["status"]]
-        history = client.get_metric_history(run.info.run_id, "validation_loss")
-        curve = result.history["validation_loss"][i]
-        assert [(m.step, m.value) for m in history] == [(n + 1, v) for n, v in enumerate(curve[: row["units"]])]
 
 
 def test_what_is_no_callback_is_refused():
