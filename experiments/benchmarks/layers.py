@@ -21,10 +21,11 @@ import numpy as np
 
 import jaxnet as jn
 from experiments.benchmarks.architectures import BATCH, imported
-from experiments.benchmarks.measure import Call, apart, in_turn
+from experiments.benchmarks.measure import Call, apart, in_turn, over_rounds
 from experiments.benchmarks.report import machine, parsed, parser, where, write
 
-QUICK = ("dense 16-16, batch 16", "conv 5x5, 28x28x1 to 6", "lstm 58-128, 20 steps")
+QUICK = ("dense 16-16, batch 16", "conv 5x5, 28x28x1 to 6", "batch norm 512, training", "lstm 58-128, 20 steps")
+ROUNDS = 3  # between PyTorch's process and this one: the machine isn't the same from minute to minute
 
 
 class Case(NamedTuple):
@@ -35,6 +36,8 @@ class Case(NamedTuple):
       jaxnet: the layer. flax, equinox, torch: the module, of the imported library (and, for equinox, a key).
       batch: examples. integers: inputs are integers below it.
       channels_first: whether PyTorch wants the last axis first.
+      attends: whether peers are called with queries, keys and values.
+    Layers with a state are in training, and put out the new one, too.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +48,7 @@ class Case(NamedTuple):
     batch: int = BATCH
     integers: int | None = None
     channels_first: bool = True
+    attends: bool = False
 
 
 CASES = {
@@ -68,6 +72,16 @@ CASES = {
         (14, 14, 64), jn.conv(64, (3, 3), padding="SAME"), lambda n: n.Conv(64, (3, 3)),
         lambda e, k: e.nn.Conv2d(64, 64, 3, padding=1, key=k), lambda t: t.nn.Conv2d(64, 64, 3, padding=1), batch=32,
     ),
+    "conv 3x3 stride 2, 28x28x16 to 32": Case(
+        (28, 28, 16), jn.conv(32, (3, 3), strides=(2, 2), padding=1),
+        lambda n: n.Conv(32, (3, 3), strides=2, padding=1),
+        lambda e, k: e.nn.Conv2d(16, 32, 3, 2, padding=1, key=k), lambda t: t.nn.Conv2d(16, 32, 3, 2, padding=1),
+    ),
+    "transposed conv 3x3 stride 2, 7x7x32 to 16": Case(
+        (7, 7, 32), jn.conv_transpose(16, (3, 3), strides=2),
+        lambda n: n.ConvTranspose(16, (3, 3), strides=(2, 2), padding="VALID"),
+        lambda e, k: e.nn.ConvTranspose2d(32, 16, 3, 2, key=k), lambda t: t.nn.ConvTranspose2d(32, 16, 3, 2),
+    ),
     "depthwise conv 3x3 SAME, 14x14x64": Case(
         (14, 14, 64), jn.depthwise_conv(1, (3, 3), padding="SAME"),
         lambda n: n.Conv(64, (3, 3), feature_group_count=64),
@@ -85,6 +99,25 @@ CASES = {
     "layer norm 512": Case(
         (512,), jn.layer_norm(), lambda n: n.LayerNorm(), lambda e, k: e.nn.LayerNorm(512),
         lambda t: t.nn.LayerNorm(512),
+    ),
+    "group norm, 14x14x32 in 4": Case(
+        (14, 14, 32), jn.group_norm(4), lambda n: n.GroupNorm(4), lambda e, k: e.nn.GroupNorm(4, 32),
+        lambda t: t.nn.GroupNorm(4, 32),
+    ),
+    "batch norm 512, training": Case(
+        (512,), jn.batch_norm(), lambda n: n.BatchNorm(use_running_average=False, momentum=0.9),
+        lambda e, k: e.nn.BatchNorm(512, "batch", mode="batch", momentum=0.9), lambda t: t.nn.BatchNorm1d(512),
+    ),
+    "batch norm 28x28x16, training": Case(
+        (28, 28, 16), jn.batch_norm(), lambda n: n.BatchNorm(use_running_average=False, momentum=0.9),
+        lambda e, k: e.nn.BatchNorm(16, "batch", mode="batch", momentum=0.9), lambda t: t.nn.BatchNorm2d(16),
+    ),
+    "attention, 4 heads of 16, 32 steps": Case(
+        (32, 64), jn.multi_head_attention(4), lambda n: n.MultiHeadDotProductAttention(4),
+        lambda e, k: e.nn.MultiheadAttention(
+            4, 64, use_query_bias=True, use_key_bias=True, use_value_bias=True, use_output_bias=True, key=k
+        ),
+        lambda t: t.nn.MultiheadAttention(64, 4, batch_first=True), channels_first=False, attends=True,
     ),
     "rnn 58-128, 20 steps": Case(
         (20, 58), jn.rnn(128), lambda n: n.RNN(n.SimpleCell(128)), None, lambda t: t.nn.RNN(58, 128, batch_first=True),
@@ -117,18 +150,31 @@ def calls(case: Case) -> Iterator[tuple[str, Call, Call]]:
     """For each library for JAX at hand ``(name, forward, forward and gradients)``."""
     x = inputs(case)
     params, state, _ = case.jaxnet.init(jax.random.key(0), jn.Spec(case.shape, x.dtype))
-    yield "jaxnet", *_jitted(lambda params, x: case.jaxnet.apply(params, state, x)[0], params, x)
+    yield "jaxnet", *_jitted(lambda params, x: case.jaxnet.apply(params, state, x, train=bool(state)), params, x)
     if case.flax is not None:
         from flax import linen
 
         module = case.flax(linen)
-        variables = module.init(jax.random.key(0), x)
-        yield "flax", *_jitted(module.apply, variables, x)
+        params = module.init(jax.random.key(0), x)
+        rest = {name: params.pop(name) for name in list(params) if name != "params"}
+        yield "flax", *_jitted(lambda params, x: module.apply({**params, **rest}, x, mutable=list(rest)), params, x)
     if case.equinox is not None and (equinox := imported("equinox")):
-        module = case.equinox(equinox, jax.random.key(0))
-        arrays, rest = equinox.partition(module, equinox.is_array)
-        moved = np.moveaxis(x, -1, 1)
-        yield "equinox", *_jitted(lambda arrays, x: jax.vmap(equinox.combine(arrays, rest))(x), arrays, moved)
+        yield "equinox", *_jitted(*_of_equinox(equinox, case), np.moveaxis(x, -1, 1) if case.channels_first else x)
+
+
+def _of_equinox(equinox: Any, case: Case) -> tuple[Callable[[Any, Any], Any], Any]:
+    """What ``_jitted`` wants: a function of the module's arrays and a batch, and the arrays."""
+    assert case.equinox is not None
+    module, state = equinox.nn.make_with_state(case.equinox)(equinox, jax.random.key(0))
+    arrays, rest = equinox.partition(module, equinox.is_inexact_array)
+
+    def apply(arrays, x):
+        whole = equinox.combine(arrays, rest)
+        if isinstance(whole, equinox.nn.BatchNorm):
+            return jax.vmap(whole, in_axes=(0, None), out_axes=(0, None), axis_name="batch")(x, state)
+        return jax.vmap(lambda x: whole(*[x] * (3 if case.attends else 1)))(x)
+
+    return apply, arrays
 
 
 def process(name: str, seconds: float, least: int) -> list[dict[str, Any]]:
@@ -137,7 +183,9 @@ def process(name: str, seconds: float, least: int) -> list[dict[str, Any]]:
     assert case.torch is not None
     x = inputs(case)
     x = np.moveaxis(x, -1, 1) if case.channels_first and case.integers is None else x
-    return [in_turn({"PyTorch": call}, seconds, least) for call in _eager(torch, case.torch(torch), x)]
+    module = case.torch(torch)
+    whole = (lambda x: module(x, x, x)) if case.attends else module
+    return [in_turn({"PyTorch": call}, seconds, least) for call in _eager(torch, module, whole, x)]
 
 
 def _jitted(apply: Callable[[Any, Any], Any], params: Any, x: np.ndarray) -> tuple[Call, Call]:
@@ -153,18 +201,18 @@ def _jitted(apply: Callable[[Any, Any], Any], params: Any, x: np.ndarray) -> tup
     )
 
 
-def _eager(torch: Any, module: Any, x: np.ndarray) -> tuple[Call, Call]:
+def _eager(torch: Any, module: Any, whole: Callable[[Any], Any], x: np.ndarray) -> tuple[Call, Call]:
     floating = np.issubdtype(x.dtype, np.floating)
     x_tensor = torch.tensor(x, requires_grad=floating) if floating else torch.tensor(x).long()
 
     def forward():
         with torch.no_grad():
-            module(x_tensor)
+            whole(x_tensor)
 
     def both():
         module.zero_grad()
         x_tensor.grad = None
-        y = module(x_tensor)
+        y = whole(x_tensor)
         ((y[0] if isinstance(y, tuple) else y) ** 2).sum().backward()
 
     return forward, both
@@ -182,16 +230,20 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         made = list(calls(case))
         forward, both = {peer: call for peer, call, _ in made}, {peer: call for peer, _, call in made}
-        seconds, least = (0.0, 1) if options.quick else (options.seconds, 5)
-        eager: list[dict[str, Any]] = [{}, {}]
-        if case.torch is not None and jax.default_backend() == "cpu" and imported("torch"):
-            eager = apart("experiments.benchmarks.layers", name=name, seconds=seconds, least=least)
-        for what, contenders, torch in (("forward", forward, eager[0]), ("forward and gradients", both, eager[1])):
-            measured = in_turn(contenders, seconds, least) | torch
+        seconds, least = (0.0, 1) if options.quick else (options.seconds / ROUNDS, 5)
+        with_torch = case.torch is not None and jax.default_backend() == "cpu" and imported("torch")
+        rounds: list[list[dict[str, Any]]] = []
+        for _ in range(1 if options.quick else ROUNDS):
+            rounds.append([in_turn(contenders, seconds, least) for contenders in (forward, both)])
+            if with_torch:
+                eager = apart("experiments.benchmarks.layers", name=name, seconds=seconds, least=least)
+                rounds[-1] = [ours | theirs for ours, theirs in zip(rounds[-1], eager, strict=True)]
+        for what, found in zip(("forward", "forward and gradients"), zip(*rounds, strict=True), strict=True):
+            measured = over_rounds(found)
             rows.append({"case": name, "what": what, "seconds": measured})
             print(name, what, {peer: f"{1e6 * m['median']:.0f} us" for peer, m in measured.items()}, flush=True)
-    report = {"machine": machine(), "rows": rows}
-    write(options.output, "layers", report, markdown(report))
+        report = {"machine": machine(), "rows": rows}
+        write(options.output, "layers", report, markdown(report))
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -40,6 +40,9 @@ LEAST_NATIVE_FEATURES = 16
 BLOCK = 4
 MOST_BLOCKED_FEATURES = 16
 
+# On a CPU, how many times as long the kernel may become of a strided convolution whose gradients are XLA's (_of_input).
+MOST_FOLDED = 2
+
 _lowering: contextvars.ContextVar[str | None] = contextvars.ContextVar("lowering", default=None)
 
 
@@ -82,7 +85,10 @@ def convolve(
     x, w = x.astype(dtype), w.astype(dtype)
     how = _how(x, w, strides, dilation, padding, groups)
     if how == "canonical":
-        return _canonical(_options(dilation, padding), x, w)
+        padding, unseen = _snug(x.shape[1:-1], w.shape[:-2], strides, dilation, padding)
+        seen = [n - more for n, more in zip(x.shape[1:-1], unseen, strict=True)]
+        x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *seen, x.shape[-1])) if any(unseen) else x
+        return _canonical(_options(strides, dilation, padding), x, w)
     return (_native if how == "native" else _by_patches)(x, w, strides, dilation, padding, groups)
 
 
@@ -135,7 +141,9 @@ def convolve_transposed(
     made = jax.ShapeDtypeStruct((x.shape[0], *space, w.shape[-2]), dtype)
     how = _how(made, w, strides, dilation, crop, 1)
     if how == "canonical" and x.shape[1:-1] == _counts(space, w.shape[:-2], strides, dilation, crop):
-        return _of_input(_options(dilation, crop), x, w)
+        crop, unseen = _snug(space, w.shape[:-2], strides, dilation, crop)
+        y = _of_input(_options(strides, dilation, crop), x, w)
+        return lax.pad(y, jnp.zeros((), dtype), [(0, 0, 0), *((0, more, 0) for more in unseen), (0, 0, 0)])
 
     def forth(y):
         seen = (_native if how == "native" else _by_patches)(y, w, strides, dilation, crop, 1)
@@ -180,6 +188,15 @@ def _counts(space, kernel, strides, dilation, padding=None) -> tuple[int, ...]:
     return tuple((n + sum(edges) - d * (k - 1) - 1) // s + 1 for n, k, s, d, edges in sizes)
 
 
+def _snug(space, kernel, strides, dilation, padding) -> tuple[list[tuple[int, int]], list[int]]:
+    """The padding without what no window reaches, and how many places at the end of ``space`` none reaches."""
+    sizes = zip(space, kernel, strides, dilation, padding, strict=True)
+    over = [(n + sum(edges) - d * (k - 1) - 1) % s for n, k, s, d, edges in sizes]
+    cut = [min(more, high) for more, (_, high) in zip(over, padding, strict=True)]
+    kept = [(low, high - less) for less, (low, high) in zip(cut, padding, strict=True)]
+    return kept, [more - less for more, less in zip(over, cut, strict=True)]
+
+
 def _how(x, w, strides, dilation, padding, groups) -> Literal["native", "canonical", "patches"]:
     kernel, in_features = w.shape[:-2], x.shape[-1]
     volume, on_cpu, forced = math.prod(kernel), jax.default_backend() == "cpu", _lowering.get()
@@ -189,10 +206,13 @@ def _how(x, w, strides, dilation, padding, groups) -> Literal["native", "canonic
         return "patches"
     if volume > MOST_SLICES or not (on_cpu or volume * in_features // groups <= MOST_ENTRIES):
         return "native"
-    if forced or not on_cpu or groups > 1 or max(strides) > 1 or len(kernel) > 2 or w.dtype != jnp.float32:
+    if forced or not on_cpu or groups > 1 or len(kernel) > 2 or w.dtype != jnp.float32:
         return "patches"
-    if any(max(edges) > d * (k - 1) for k, d, edges in zip(kernel, dilation, padding, strict=True)):
-        return "patches"  # gradients would need negative padding
+    if max(strides) == 1:
+        if any(max(edges) > d * (k - 1) for k, d, edges in zip(kernel, dilation, padding, strict=True)):
+            return "patches"  # gradients would need negative padding
+    elif max(dilation) > 1 or math.prod(map(operator.mul, _folded(kernel, strides), strides)) > MOST_FOLDED * volume:
+        return "patches"
     if multiplied_by_eigen() and in_features >= LEAST_NATIVE_FEATURES:
         return "canonical"
     entries = x.shape[0] * math.prod(_counts(x.shape[1:-1], kernel, strides, dilation, padding)) * volume * in_features
@@ -232,40 +252,72 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
 
 
 class _Options(NamedTuple):
+    strides: tuple[int, ...]
     dilation: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
+    padding: tuple[tuple[int, int], ...]  # as wide as the last window reaches, no wider
 
 
-def _options(dilation, padding) -> _Options:
-    return _Options(tuple(dilation), tuple((low, high) for low, high in padding))
+def _options(strides, dilation, padding) -> _Options:
+    return _Options(tuple(strides), tuple(dilation), tuple((low, high) for low, high in padding))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _canonical(options: _Options, x: jax.Array, w: jax.Array) -> jax.Array:
-    """XLA's convolution, with strides of 1. Its gradients are two more of its layout, which XLA hands to a library.
+    """XLA's convolution. Its gradients are two more of its layout, which XLA hands to a library.
 
     JAX's have their axes in another order. XLA puts them right outside of loops only; inside a ``scan`` it multiplies
     number by number. The three functions here are one product of three arrays, each with one of them left out, and so
     each has its gradients in the two others.
     """
-    return _plain((1,) * (x.ndim - 2), *options)(x, w)
+    return _plain(*options)(x, w)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Array:
     """The gradient of ``x`` ``[batch, *space, in_features]``."""
     axes = range(w.ndim - 2)
+    if max(options.strides) > 1:
+        return _of_folded_input(options, dy, w)
     reach = [d * (k - 1) for d, k in zip(options.dilation, w.shape, strict=False)]
     padding = tuple((r - low, r - high) for r, (low, high) in zip(reach, options.padding, strict=True))
     flipped = jnp.swapaxes(jnp.flip(w, axes), -1, -2)
     return _plain((1,) * len(axes), options.dilation, padding)(dy, flipped)
 
 
+def _folded(kernel, strides) -> list[int]:
+    """How many places a kernel has where as many neighbours as a stride is long are features of one place."""
+    return [-(-k // s) for k, s in zip(kernel, strides, strict=False)]
+
+
+def _of_folded_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Array:
+    """The gradient of ``x`` where there are strides, without a product for each place that a stride passes over.
+
+    With ``strides`` neighbours of ``x`` as features of one place the convolution has strides of 1, and a kernel that is
+    ``w`` with zeros behind, folded likewise. Its gradient is unfolded again.
+    """
+    strides, count, (in_features, out_features) = options.strides, w.ndim - 2, w.shape[-2:]
+    kernel, zero = _folded(w.shape, strides), jnp.zeros((), w.dtype)
+    space = [(m - 1) * s + k for m, s, k in zip(dy.shape[1:-1], strides, w.shape, strict=False)]  # and its padding
+    edges = [(0, k * s - n, 0) for k, s, n in zip(kernel, strides, w.shape, strict=False)]
+    pairs = [size for pair in zip(kernel, strides, strict=True) for size in pair]
+    w = lax.pad(w, zero, [*edges, (0, 0, 0), (0, 0, 0)]).reshape(*pairs, in_features, out_features)
+    w = w.transpose(*range(0, 2 * count, 2), *range(1, 2 * count, 2), 2 * count, 2 * count + 1)
+    w = w.reshape(*kernel, -1, out_features)  # [*kernel, strides * in_features, out_features]
+    dx = _of_input(_options((1,) * count, options.dilation, [(0, 0)] * count), dy, w)
+    places = dx.shape[1:-1]
+    dx = dx.reshape(-1, *places, *strides, in_features)
+    order = [axis for i in range(count) for axis in (1 + i, 1 + count + i)]
+    dx = dx.transpose(0, *order, 1 + 2 * count)
+    dx = dx.reshape(-1, *map(operator.mul, places, strides), in_features)
+    cut = [(-low, n - high - m, 0) for (low, high), n, m in zip(options.padding, space, dx.shape[1:-1], strict=True)]
+    return lax.pad(dx, zero, [(0, 0, 0), *cut, (0, 0, 0)])
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_kernel(options: _Options, x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of ``w`` ``[*kernel, in_features, out_features]``: examples are features here, and the reverse."""
     x, dy = lax.optimization_barrier((x, dy))  # else what made them is computed again, in the order of the transpose
-    convolved = _plain(options.dilation, (1,) * (x.ndim - 2), options.padding)
+    convolved = _plain(options.dilation, options.strides, options.padding)
     return jnp.moveaxis(convolved(jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)), 0, -2)
 
 
