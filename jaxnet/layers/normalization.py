@@ -59,11 +59,11 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
 
         return {"mean": make(_zeros), "variance": make(_ones)}
 
-    def normalize(x, state, inside, train):
+    def normalize(x, state, inside, train, *affine):
         running = state["mean"], state["variance"]
         if not train:
             mean, variance = (along_features(kept.astype(x.dtype), x) for kept in running)
-            return (x - mean) * _over_root(variance, epsilon), state
+            return _affine((x - mean) * _over_root(variance, epsilon), *affine), state
         counted, rows = inside, valid_rows()
         if rows is not None:
             if len(rows) != len(x):
@@ -73,7 +73,7 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
                 )
             rows = rows.reshape(-1, *(1,) * (x.ndim - 1))
             counted = rows if inside is None else rows & inside
-        y, *batch = standardize(x, range(x.ndim - 1), epsilon, counted)
+        y, *batch = standardize(x, range(x.ndim - 1), epsilon, counted, *affine)
         kept = [momentum * old + (1 - momentum) * new.ravel() for old, new in zip(running, batch, strict=True)]
         mean, variance = (new.astype(old.dtype) for new, old in zip(kept, running, strict=True))
         return y, {"mean": mean, "variance": variance}
@@ -103,10 +103,10 @@ def layer_norm(*, epsilon: Any = 1e-5, scale: bool = True, offset: bool = True) 
     [[-1.0, 1.0]]
     """
 
-    def normalize(x, state, inside, train):
+    def normalize(x, state, inside, train, *affine):
         active = along_features(state["active"], x) if state else None
         y, *_ = standardize(x, (x.ndim - 1,), epsilon, active)
-        return (y if active is None else jnp.where(active, y, jnp.zeros((), y.dtype))), state
+        return _affine(y if active is None else jnp.where(active, y, jnp.zeros((), y.dtype)), *affine), state
 
     return _normalization("layer_norm", normalize, epsilon, scale=scale, offset=offset, memory=_active_only)
 
@@ -133,10 +133,10 @@ def rms_norm(*, epsilon: Any = 1e-6, scale: bool = True) -> Layer:
     [[0.2, 1.4]]
     """
 
-    def normalize(x, state, inside, train):
+    def normalize(x, state, inside, train, *affine):
         active = along_features(state["active"], x) if state else None
         square = average(jnp.square(x), (x.ndim - 1,), active)
-        return x * _over_root(square, epsilon), state
+        return _affine(x * _over_root(square, epsilon), *affine), state
 
     return _normalization("rms_norm", normalize, epsilon, scale=scale, offset=False, memory=_active_only)
 
@@ -176,7 +176,7 @@ def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, offset: 
             )
         return _active_only(key, spec, dtype)
 
-    def normalize(x, state, inside, train):
+    def normalize(x, state, inside, train, *affine):
         grouped = x.reshape(*x.shape[:-1], groups, -1)  # [batch, ..., groups, features / groups]
         counted = None if inside is None else inside[..., None]
         active = along_features(state["active"], grouped) if state else None
@@ -186,7 +186,7 @@ def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, offset: 
         y, *_ = standardize(grouped, axes, epsilon, counted)
         if active is not None:
             y = jnp.where(active, y, jnp.zeros((), y.dtype))
-        return y.reshape(x.shape), state
+        return _affine(y.reshape(x.shape), *affine), state
 
     return _normalization("group_norm", normalize, epsilon, scale=scale, offset=offset, memory=memory)
 
@@ -212,8 +212,8 @@ def instance_norm(*, epsilon: Any = 1e-5, scale: bool = True, offset: bool = Tru
     [[[-1.0], [1.0]]]
     """
 
-    def normalize(x, state, inside, train):
-        return standardize(x, range(1, x.ndim - 1), epsilon, inside)[0], state
+    def normalize(x, state, inside, train, *affine):
+        return standardize(x, range(1, x.ndim - 1), epsilon, inside, *affine)[0], state
 
     return _normalization("instance_norm", normalize, epsilon, scale=scale, offset=offset, least_rank=2)
 
@@ -228,9 +228,10 @@ def _normalization(
     memory: Callable[..., Any] = lambda key, spec, dtype: (),
     least_rank: int = 1,
 ) -> Layer:
-    """What all of them share: ``normalize(x, state, inside, train) -> (y, state)``, then a scale and an offset.
+    """What all of them share: ``normalize(x, state, inside, train, scale, offset) -> (y, state)``.
 
-    ``x`` is float32 at least; ``inside`` is None, or ``[batch, time, 1, ...]`` for a ``Sequence``.
+    ``x`` is float32 at least; ``inside`` is None, or ``[batch, time, 1, ...]`` for a ``Sequence``; scale and offset are
+    None or broadcast against ``x``.
     """
     if isinstance(epsilon, (int, float)) and not epsilon > 0:
         raise ValueError(f"{name}: epsilon must be positive, got {epsilon!r}")
@@ -268,16 +269,20 @@ def _normalization(
             )
         dtype = parameter_dtype(x)
         inside = None if sequence is None else sequence.mask.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
-        y, state = normalize(x.astype(_at_least_float32(dtype)), state, inside, train)
-        if scale:
-            y = y * along_features(params["scale"].astype(y.dtype), y)
-        if offset:
-            y = y + along_features(params["offset"].astype(y.dtype), y)
+        x = x.astype(_at_least_float32(dtype))
+        parts = (params[part] if there else None for part, there in (("scale", scale), ("offset", offset)))
+        affine = (None if part is None else along_features(part.astype(x.dtype), x) for part in parts)
+        y, state = normalize(x, state, inside, train, *affine)
         y = y.astype(dtype)
         return (y if sequence is None else sequence.replace(y)), state
 
     init.__qualname__ = name
     return Layer(init, apply)
+
+
+def _affine(y: jax.Array, scale: jax.Array | None, offset: jax.Array | None) -> jax.Array:
+    y = y if scale is None else y * scale
+    return y if offset is None else y + offset
 
 
 def _over_root(square: jax.Array, epsilon: Any) -> jax.Array:

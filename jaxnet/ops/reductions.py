@@ -62,7 +62,7 @@ def moments(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None)
     ([[2.0]], [[1.0]])
     """
     mean = average(x, axes, counted)
-    return mean, average(jnp.square(x - mean), axes, counted)
+    return mean, average(jnp.square(_centred(x, mean)), axes, counted)
 
 
 def average(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
@@ -75,6 +75,11 @@ def average(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None)
     [[2.0]]
     """
     return _total(x, axes, counted) / _count(x, axes, counted)
+
+
+def _centred(x: jax.Array, mean: jax.Array) -> jax.Array:
+    """``x - mean`` for one sum alone. XLA takes it into the sum; what two operations use it writes to memory first."""
+    return x - jax.lax.optimization_barrier(mean)
 
 
 def _total(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
@@ -91,53 +96,73 @@ def _count(x: jax.Array, axes: Sequence[int], counted: jax.Array | None) -> Any:
 
 
 def standardize(
-    x: jax.Array, axes: Sequence[int], epsilon: Any, counted: jax.Array | None = None
+    x: jax.Array,
+    axes: Sequence[int],
+    epsilon: Any,
+    counted: jax.Array | None = None,
+    scale: jax.Array | None = None,
+    offset: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``(x - mean) / sqrt(variance + epsilon)``, of all entries, and the moments of those that count.
+    """``(x - mean) / sqrt(variance + epsilon) * scale + offset``, of all entries, and the moments of those that count.
 
-    The gradient is written out: with n entries that count, ``xhat`` the result, ``r = 1 / sqrt(variance + epsilon)``,
+    The gradient is written out: with n entries that count, ``xhat`` the result without scale and offset, ``r = 1 /
+    sqrt(variance + epsilon)``,
 
-        dx = r (dy - (sum(dy) + xhat sum(dy xhat)) / n)
+        dx = r scale (dy - (sum(dy) + xhat sum(dy xhat)) / n),  dscale = sum(dy xhat),  doffset = sum(dy)
 
-    which is two sums where JAX, going back through mean and variance, takes four. It has no forward mode (``jax.jvp``);
+    which is two sums where JAX, going back through mean and variance, takes six. It has no forward mode (``jax.jvp``);
     derivatives of the gradient (``jax.hessian``) are there.
 
     Args:
       x, axes, counted: as for ``moments``.
       epsilon: added to the variance; may be traced.
+      scale, offset: of ``x``'s rank, broadcasting against the moments; or None, for 1 and 0.
 
     >>> y, mean, variance = standardize(jnp.array([[1.0, 3.0, 4.0]]), (1,), 0.0, jnp.array([[True, True, False]]))
     >>> y.tolist(), mean.tolist(), variance.tolist()
     ([[-1.0, 1.0, 2.0]], [[2.0]], [[1.0]])
     """
-    return _standardize(tuple(axes), x, jnp.asarray(epsilon, x.dtype), counted)
+    return _standardize(tuple(axes), x, jnp.asarray(epsilon, x.dtype), counted, scale, offset)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _standardize(axes, x, epsilon, counted):
-    mean, variance = moments(x, axes, counted)
-    return (x - mean) * jax.lax.rsqrt(variance + epsilon), mean, variance
+def _standardize(axes, x, epsilon, counted, scale, offset):
+    return _standardized(axes, x, epsilon, counted, scale, offset)[0]
 
 
-def _standardize_forward(axes, x, epsilon, counted):
-    x, epsilon, counted = x.value, epsilon.value, None if counted is None else counted.value
+def _standardized(axes, x, epsilon, counted, scale, offset):
     mean, variance = moments(x, axes, counted)
-    scale = jax.lax.rsqrt(variance + epsilon)
-    return ((x - mean) * scale, mean, variance), (x, mean, scale, counted)
+    root = jax.lax.rsqrt(variance + epsilon)
+    y = (x - mean) * (root if scale is None else root * scale)
+    return (y if offset is None else y + offset, mean, variance), mean, root
+
+
+def _standardize_forward(axes, *arguments):
+    x, epsilon, counted, scale, offset = (None if of is None else of.value for of in arguments)
+    results, mean, root = _standardized(axes, x, epsilon, counted, scale, offset)
+    return results, (x, mean, root, counted, scale, offset)
 
 
 def _standardize_backward(axes, saved, gradients):
-    x, mean, scale, counted = saved
+    x, mean, root, counted, scale, offset = saved
     dy, dmean, dvariance = (0 if isinstance(of, SymbolicZero) else of for of in gradients)
-    centred = x - mean
-    along = jnp.sum(dy * centred, axes, keepdims=True)
-    of_square = -0.5 * scale**3 * along  # with respect to variance + epsilon
+    total = jnp.sum(dy, axes, keepdims=True)
+    along = jnp.sum(dy * _centred(x, mean), axes, keepdims=True)
+    scaled = root if scale is None else root * scale
+    of_square = -0.5 * root**2 * scaled * along  # with respect to variance + epsilon
     count = _count(x, axes, counted)
-    dmean = (dmean - scale * jnp.sum(dy, axes, keepdims=True)) / count
-    dx = dmean + centred * (2 * (dvariance + of_square) / count)
+    dx = (dmean - scaled * total) / count + (x - mean) * (2 * (dvariance + of_square) / count)
     if counted is not None:
         dx = jnp.where(counted, dx, jnp.zeros((), x.dtype))
-    return dy * scale + dx, jnp.sum(of_square), None
+    dscale, doffset = _like(root * along, scale), _like(total, offset)
+    return dy * scaled + dx, jnp.sum(of_square), None, dscale, doffset
+
+
+def _like(gradient: jax.Array, of: jax.Array | None) -> jax.Array | None:
+    """The gradient of what was broadcast."""
+    if of is None:
+        return None
+    return jnp.sum(gradient, [axis for axis, size in enumerate(of.shape) if size == 1], keepdims=True)
 
 
 _standardize.defvjp(_standardize_forward, _standardize_backward, symbolic_zeros=True)
