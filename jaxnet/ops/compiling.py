@@ -55,7 +55,7 @@ def _compiler_options() -> dict[str, str] | None:
 
 @functools.cache
 def _eigen() -> dict[str, str] | None:
-    options = {_FUSIONS: "LIBRARY_FUSION_TYPE_REDUCE"}
+    options = {_FUSIONS: "LIBRARY_FUSION_TYPE_REDUCE", "xla_disable_hlo_passes": "cse_barrier_expander"}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:

@@ -89,7 +89,8 @@ def convolve(
         seen = [n - more for n, more in zip(x.shape[1:-1], unseen, strict=True)]
         x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *seen, x.shape[-1])) if any(unseen) else x
         return _canonical(_options(strides, dilation, padding), x, w)
-    return (_native if how == "native" else _by_patches)(x, w, strides, dilation, padding, groups)
+    y = (_native if how == "native" else _by_patches)(x, w, strides, dilation, padding, groups)
+    return lax.optimization_barrier(y) if multiplied_by_eigen() else y
 
 
 def _by_patches(x, w, strides, dilation, padding, groups):
@@ -307,7 +308,7 @@ def _of_folded_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Arra
     places = dx.shape[1:-1]
     dx = dx.reshape(-1, *places, *strides, in_features)
     order = [axis for i in range(count) for axis in (1 + i, 1 + count + i)]
-    dx = dx.transpose(0, *order, 1 + 2 * count)
+    dx = lax.optimization_barrier(dx.transpose(0, *order, 1 + 2 * count))
     dx = dx.reshape(-1, *map(operator.mul, places, strides), in_features)
     cut = [(-low, n - high - m, 0) for (low, high), n, m in zip(options.padding, space, dx.shape[1:-1], strict=True)]
     return lax.pad(dx, zero, [(0, 0, 0), *cut, (0, 0, 0)])

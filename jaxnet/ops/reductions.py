@@ -62,7 +62,8 @@ def moments(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None)
     ([[2.0]], [[1.0]])
     """
     mean = average(x, axes, counted)
-    return mean, average(jnp.square(_centred(x, mean)), axes, counted)
+    # XLA takes a difference into the sum that alone uses it. One that it shares is written to memory first.
+    return mean, average(jnp.square(x - jax.lax.optimization_barrier(mean)), axes, counted)
 
 
 def average(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
@@ -75,11 +76,6 @@ def average(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None)
     [[2.0]]
     """
     return _total(x, axes, counted) / _count(x, axes, counted)
-
-
-def _centred(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """``x - mean`` for one sum alone. XLA takes it into the sum; what two operations use it writes to memory first."""
-    return x - jax.lax.optimization_barrier(mean)
 
 
 def _total(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
@@ -145,9 +141,10 @@ def _standardize_forward(axes, *arguments):
 
 def _standardize_backward(axes, saved, gradients):
     x, mean, root, counted, scale, offset = saved
-    dy, dmean, dvariance = (0 if isinstance(of, SymbolicZero) else of for of in gradients)
+    dy, dmean, dvariance = (jnp.zeros(of.shape, of.dtype) if isinstance(of, SymbolicZero) else of for of in gradients)
+    dy, alone = jax.lax.optimization_barrier((dy, mean))  # as in moments, and no difference of theirs
     total = jnp.sum(dy, axes, keepdims=True)
-    along = jnp.sum(dy * _centred(x, mean), axes, keepdims=True)
+    along = jnp.sum(dy * (x - alone), axes, keepdims=True)
     scaled = root if scale is None else root * scale
     of_square = -0.5 * root**2 * scaled * along  # with respect to variance + epsilon
     count = _count(x, axes, counted)
