@@ -6,6 +6,7 @@ import jax
 
 from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
+from jaxnet.ops.products import product
 from jaxnet.sequence import on_features
 
 
@@ -58,7 +59,7 @@ def dense(
                 f"{x.shape}. If the batch axis is missing, try x[None]; if the features are on axis 1, try "
                 f"jnp.moveaxis(x, 1, -1)."
             )
-        y = x @ params["w"]  # inactive columns and biases are zero, and so is what they give
+        y = product(x, params["w"])  # inactive columns and biases are zero, and so is what they give
         return (y + along_features(params["b"], y) if bias else y), state
 
     return on_features(init, apply, rank=2)  # of a Sequence, time is not a feature

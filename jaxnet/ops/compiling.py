@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 _FUSIONS = "xla_cpu_experimental_ynn_fusion_type"
+_LET_GO_OF_BARRIERS = "cse_barrier_expander,small-while-loop-hoisting"  # what drops them, and what can't compile them
 
 _inside: contextvars.ContextVar[bool] = contextvars.ContextVar("inside", default=False)
 
@@ -50,14 +51,22 @@ def multiplied_by_eigen() -> bool:
 
 
 def _compiler_options() -> dict[str, str] | None:
-    return _eigen() if jax.default_backend() == "cpu" and _FUSIONS not in os.environ.get("XLA_FLAGS", "") else None
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jax.default_backend() != "cpu" or _FUSIONS in flags:
+        return None
+    eigen = {_FUSIONS: "LIBRARY_FUSION_TYPE_REDUCE"}
+    holding = {} if "xla_disable_hlo_passes" in flags else {"xla_disable_hlo_passes": _LET_GO_OF_BARRIERS}
+    return next((options for options in (eigen | holding, eigen) if _compiles(**options)), None)
 
 
 @functools.cache
-def _eigen() -> dict[str, str] | None:
-    options = {_FUSIONS: "LIBRARY_FUSION_TYPE_REDUCE", "xla_disable_hlo_passes": "cse_barrier_expander"}
+def _compiles(**options: str) -> bool:
+    """Whether XLA knows options, and compiles a small loop with a barrier under them."""
+
+    def loop(x):
+        return jax.lax.fori_loop(0, 3, lambda i, x: jax.lax.optimization_barrier(x + 1), x)
+
     try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        return jax.jit(loop, compiler_options=dict(options))(0).item() == 3
     except jax.errors.JaxRuntimeError:
-        return None
-    return options
+        return False

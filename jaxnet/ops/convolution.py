@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet.ops.compiling import multiplied_by_eigen
+from jaxnet.ops.products import product
 
 # Compiling grows with the slices, one for each place in the kernel. 5 x 5 x 5 still pays.
 MOST_SLICES = 128
@@ -101,7 +102,7 @@ def _by_patches(x, w, strides, dilation, padding, groups):
     if groups == 1:
         if _blocks_pay(kernel, strides, out_features):
             return _in_blocks(x, w, strides, dilation)
-        return patches(x, kernel, strides, dilation) @ w.reshape(-1, out_features)
+        return product(patches(x, kernel, strides, dilation), w.reshape(-1, out_features))
 
     w = w.reshape(-1, in_features // groups, groups, out_features // groups)  # [volume, in, groups, out]
     if groups == in_features:  # a matmul of one feature would be all overhead
@@ -247,7 +248,7 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
         lax.pad(w, zero, [*[kept] * (w.ndim - 3), (at, BLOCK - 1 - at, dilation[-1] - 1), kept, kept])
         for at in range(BLOCK)
     ]
-    y = x @ jnp.stack(moved, axis=-2).reshape(-1, BLOCK * out_features)
+    y = product(x, jnp.stack(moved, axis=-2).reshape(-1, BLOCK * out_features))
     y = y.reshape(*y.shape[:-2], BLOCK * blocks, out_features)
     return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
 

@@ -13,9 +13,9 @@ OPTION = "xla_cpu_experimental_ynn_fusion_type"
 
 @pytest.fixture
 def afresh():
-    compiling._eigen.cache_clear()
+    compiling._compiles.cache_clear()
     yield
-    compiling._eigen.cache_clear()
+    compiling._compiles.cache_clear()
 
 
 def trained():

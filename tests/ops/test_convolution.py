@@ -164,7 +164,12 @@ UNGROUPED = {
     "1d, padded beyond its reach": ((4,), 2, 3, (2,), (1,), (1,), ((2, 0),), 1),
     "2d": CASES["2d"],
     "2d, dilated and padded": ((7, 8), 2, 3, (2, 3), (1, 1), (3, 1), ((2, 0), (1, 2)), 1),
-    "2d, strides": CASES["2d, all"],
+    "2d, strides and dilation": CASES["2d, all"],
+    "2d, strides": ((7, 8), 2, 3, (3, 3), (2, 2), (1, 1), ((1, 1), (0, 1)), 1),
+    "2d, a stride on one axis": ((5, 9), 2, 3, (2, 4), (1, 3), (1, 1), ((1, 0), (2, 2)), 1),
+    "2d, strides that leave the end unseen": ((6, 8), 2, 3, (2, 3), (2, 3), (1, 1), ((0, 0), (1, 1)), 1),
+    "2d, strides past a short kernel": ((7, 8), 2, 3, (2, 1), (4, 2), (1, 1), ((0, 0), (0, 0)), 1),
+    "1d, strides": ((9,), 2, 3, (4,), (3,), (1,), ((2, 1),), 1),
     "3d": ((4, 5, 3), 2, 3, (2, 3, 2), (1, 1, 1), (2, 1, 1), ((0, 1), (1, 0), (0, 0)), 1),
 }
 
@@ -201,19 +206,29 @@ def test_what_is_too_large_for_patches_has_the_same_gradients_to_the_second_orde
     LANES = ((0, 0), (x, w)), ((None, 0), (x[0], w)), ((0, None), (x, w[0]))
     found = "custom_vjp_call" in primitives(run, x[0], w[0])
     wide = any(max(edges) > d * (k - 1) for edges, d, k in zip(padding, dilation, kernel, strict=True))
-    assert found == (max(strides) == 1 and len(kernel) < 3 and not wide)
+    folded = np.prod([-(-k // s) * s for k, s in zip(kernel, strides, strict=True)])
+    strided = max(dilation) == 1 and folded <= convolution.MOST_FOLDED * np.prod(kernel)
+    assert found == (len(kernel) < 3 and (strided if max(strides) > 1 else not wide))
     made = (jax.tree.leaves(everything(under)) for under in (run, natively(run, "patches")))
     for got, expected in zip(*made, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice that is made on a CPU only")
-def test_a_large_transposed_convolution_is_one_too(tiny_cache):
+@pytest.mark.parametrize(
+    "kernel, strides, dilation, crop, space",
+    {
+        "dilated": ((3, 2), (1, 1), (1, 2), ((1, 0), (1, 1)), (4, 4)),
+        "strides": ((4, 3), (2, 2), (1, 1), ((1, 1), (0, 1)), (6, 8)),
+        "strides, and space that nothing comes to": ((3, 2), (2, 2), (1, 1), ((0, 0), (0, 0)), (8, 9)),
+    }.values(),
+)
+def test_a_large_transposed_convolution_is_one_too(kernel, strides, dilation, crop, space, tiny_cache):
     rng = np.random.default_rng(0)
-    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 4, 5), (3, 2, 5, 4)))
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, 4, 5), (*kernel, 5, 4)))
 
     def run(x, w):
-        return convolve_transposed(x, w, strides=(1, 1), dilation=(1, 2), crop=((1, 0), (1, 1)), space=(4, 4))
+        return convolve_transposed(x, w, strides=strides, dilation=dilation, crop=crop, space=space)
 
     assert "custom_vjp_call" in primitives(run, x, w)
 
