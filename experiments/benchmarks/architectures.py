@@ -77,6 +77,49 @@ def mlp(hidden: int) -> Network:
     return Network((28, 28, 1), net, flax, haiku, equinox, torch)
 
 
+def mlp_with_batch_norm(hidden: int) -> Network:
+    """784-hidden-hidden-10, batch norm behind each hidden product, in place of its bias."""
+
+    def flax(n):
+        def norm():
+            return n.BatchNorm(use_running_average=False, momentum=0.9)
+
+        layers = [layer for _ in range(2) for layer in (n.Dense(hidden, use_bias=False), norm(), jax.nn.relu)]
+        return n.Sequential([_flat, *layers, n.Dense(10)])
+
+    def haiku(hk):
+        def forward(x):
+            x = _flat(x)
+            for _ in range(2):
+                x = hk.BatchNorm(True, True, 0.9)(hk.Linear(hidden, with_bias=False)(x), is_training=True)
+                x = jax.nn.relu(x)
+            return hk.Linear(10)(x)
+
+        return forward
+
+    def equinox(eqx, key):
+        keys = jax.random.split(key, 3)
+
+        def make():
+            layers = [eqx.nn.Lambda(jnp.ravel)]
+            for m, k in ((784, keys[0]), (hidden, keys[1])):
+                norm = eqx.nn.BatchNorm(hidden, "batch", mode="batch", momentum=0.9)
+                layers += [eqx.nn.Linear(m, hidden, use_bias=False, key=k), norm, eqx.nn.Lambda(jax.nn.relu)]
+            return eqx.nn.Sequential([*layers, eqx.nn.Linear(hidden, 10, key=keys[2])])
+
+        return eqx.nn.make_with_state(make)()
+
+    def torch(t):
+        layers = [t.nn.Flatten()]
+        for m in (784, hidden):
+            layers += [t.nn.Linear(m, hidden, bias=False), t.nn.BatchNorm1d(hidden, momentum=0.1), t.nn.ReLU()]
+        return t.nn.Sequential(*layers, t.nn.Linear(hidden, 10))
+
+    hidden_layers = [layer for _ in range(2) for layer in (jn.dense(hidden, bias=False), jn.batch_norm(), jax.nn.relu)]
+    net = jn.serial(jn.flatten, *hidden_layers, jn.dense(10))
+    return Network((28, 28, 1), net, flax, haiku, equinox, torch)
+
+
 def lenet(a: int, b: int, c: int) -> Network:
     """Two 5 x 5 convolutions with a and b filters, each with pooling behind, then c, 84 and 10 units."""
     net = jn.models.lenet5(filters=(a, b), units=(c, 84))
@@ -337,6 +380,7 @@ def vae() -> Network:
 
 NETWORKS: dict[str, Callable[[], Network]] = {
     **{f"MLP 784-{n}-10": functools.partial(mlp, n) for n in (16, 128, 512, 1024)},
+    "MLP 784-512-512-10, batch norm": functools.partial(mlp_with_batch_norm, 512),
     "LeNet 6-16-120": functools.partial(lenet, 6, 16, 120),
     "LeNet 32-64-256": functools.partial(lenet, 32, 64, 256),
     "LSTM 58-128, 20 steps": functools.partial(lstm, 128),

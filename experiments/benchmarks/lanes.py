@@ -37,7 +37,7 @@ from jaxnet.ops import compiling
 from jaxnet.training import supervised
 
 EPOCHS = 2  # of a search
-NAMES = [name for name in NETWORKS if not name.startswith("VAE")]
+NAMES = [name for name in NETWORKS if not name.startswith("VAE") and "batch norm" not in name]
 TORCH_LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # at which PyTorch's fused paths run, and jaxnet's beside them
 COMPILED = ("MLP 784-128-10",)  # on a CPU: torch.compile takes half a minute and more for each
 FUSED = ("torch.func", "torch.func, compiled", "PyTorch, grouped")

@@ -38,13 +38,13 @@ def test_products_have_the_derivatives_of_jax(shape, features):
     w = rng.normal(size=(2, 4, features)).astype(np.float32)
     for axes, lanes in ((None, (x[0], w[0])), ((0, 0), (x, w)), ((None, 0), (x[0], w)), ((0, None), (x, w[0]))):
 
-        def run(multiply, lanes=lanes, axes=axes):
+        def run(multiply, axes=axes):
             def of_one(x, w):
                 return everything(multiply, x, w)
 
-            return (of_one if axes is None else jax.vmap(of_one, axes))(*lanes)
+            return compiling.jit(of_one if axes is None else jax.vmap(of_one, axes))
 
-        made = (jax.tree.leaves(compiling.jit(lambda run=run, m=m: run(m))()) for m in (product, jnp.matmul))
+        made = (jax.tree.leaves(run(multiply)(*lanes)) for multiply in (product, jnp.matmul))
         for got, expected in zip(*made, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
