@@ -105,8 +105,7 @@ def layer_norm(*, epsilon: Any = 1e-5, scale: bool = True, offset: bool = True) 
 
     def normalize(x, state, inside, train, *affine):
         active = along_features(state["active"], x) if state else None
-        y, *_ = standardize(x, (x.ndim - 1,), epsilon, active)
-        return _affine(y if active is None else jnp.where(active, y, jnp.zeros((), y.dtype)), *affine), state
+        return _standardized(x, (x.ndim - 1,), epsilon, active, active, *affine), state
 
     return _normalization("layer_norm", normalize, epsilon, scale=scale, offset=offset, memory=_active_only)
 
@@ -183,10 +182,8 @@ def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, offset: 
         if active is not None:
             counted = active if counted is None else counted & active
         axes = (*range(1, grouped.ndim - 2), grouped.ndim - 1)
-        y, *_ = standardize(grouped, axes, epsilon, counted)
-        if active is not None:
-            y = jnp.where(active, y, jnp.zeros((), y.dtype))
-        return _affine(y.reshape(x.shape), *affine), state
+        affine = (None if of is None else of.reshape(1, *(1,) * (x.ndim - 2), groups, -1) for of in affine)
+        return _standardized(grouped, axes, epsilon, counted, active, *affine).reshape(x.shape), state
 
     return _normalization("group_norm", normalize, epsilon, scale=scale, offset=offset, memory=memory)
 
@@ -278,6 +275,14 @@ def _normalization(
 
     init.__qualname__ = name
     return Layer(init, apply)
+
+
+def _standardized(x, axes, epsilon, counted, active, scale, offset) -> jax.Array:
+    """``standardize``, with zeros, and gradients of zero, where a feature isn't active."""
+    if active is None:
+        return standardize(x, axes, epsilon, counted, scale, offset)[0]
+    y = standardize(x, axes, epsilon, counted)[0]
+    return _affine(jnp.where(active, y, jnp.zeros((), y.dtype)), scale, offset)
 
 
 def _affine(y: jax.Array, scale: jax.Array | None, offset: jax.Array | None) -> jax.Array:

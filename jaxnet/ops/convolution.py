@@ -144,7 +144,7 @@ def convolve_transposed(
     how = _how(made, w, strides, dilation, crop, 1)
     if how == "canonical" and x.shape[1:-1] == _counts(space, w.shape[:-2], strides, dilation, crop):
         crop, unseen = _snug(space, w.shape[:-2], strides, dilation, crop)
-        y = _of_input(_options(strides, dilation, crop), x, w)
+        y: Any = _of_input(_options(strides, dilation, crop), x, w)
         return lax.pad(y, jnp.zeros((), dtype), [(0, 0, 0), *((0, more, 0) for more in unseen), (0, 0, 0)])
 
     def forth(y):
@@ -305,7 +305,7 @@ def _of_folded_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Arra
     w = lax.pad(w, zero, [*edges, (0, 0, 0), (0, 0, 0)]).reshape(*pairs, in_features, out_features)
     w = w.transpose(*range(0, 2 * count, 2), *range(1, 2 * count, 2), 2 * count, 2 * count + 1)
     w = w.reshape(*kernel, -1, out_features)  # [*kernel, strides * in_features, out_features]
-    dx = _of_input(_options((1,) * count, options.dilation, [(0, 0)] * count), dy, w)
+    dx: Any = _of_input(_options((1,) * count, options.dilation, [(0, 0)] * count), dy, w)
     places = dx.shape[1:-1]
     dx = dx.reshape(-1, *places, *strides, in_features)
     order = [axis for i in range(count) for axis in (1 + i, 1 + count + i)]

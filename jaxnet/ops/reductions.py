@@ -104,15 +104,16 @@ def standardize(
     The gradient is written out: with n entries that count, ``xhat`` the result without scale and offset, ``r = 1 /
     sqrt(variance + epsilon)``,
 
-        dx = r scale (dy - (sum(dy) + xhat sum(dy xhat)) / n),  dscale = sum(dy xhat),  doffset = sum(dy)
+        dx = r (scale dy - (sum(scale dy) + xhat sum(scale dy xhat)) / n),  dscale = sum(dy xhat),  doffset = sum(dy)
 
-    which is two sums where JAX, going back through mean and variance, takes six. It has no forward mode (``jax.jvp``);
-    derivatives of the gradient (``jax.hessian``) are there.
+    Sums are first taken over the axes along which the scale is constant, so that there are two large ones, where JAX,
+    going back through mean and variance, takes six. It has no forward mode (``jax.jvp``); derivatives of the gradient
+    (``jax.hessian``) are there.
 
     Args:
       x, axes, counted: as for ``moments``.
       epsilon: added to the variance; may be traced.
-      scale, offset: of ``x``'s rank, broadcasting against the moments; or None, for 1 and 0.
+      scale, offset: of ``x``'s rank, broadcasting against it, and of one shape; or None, for 1 and 0.
 
     >>> y, mean, variance = standardize(jnp.array([[1.0, 3.0, 4.0]]), (1,), 0.0, jnp.array([[True, True, False]]))
     >>> y.tolist(), mean.tolist(), variance.tolist()
@@ -141,18 +142,20 @@ def _standardize_forward(axes, *arguments):
 
 def _standardize_backward(axes, saved, gradients):
     x, mean, root, counted, scale, offset = saved
-    dy, dmean, dvariance = (jnp.zeros(of.shape, of.dtype) if isinstance(of, SymbolicZero) else of for of in gradients)
+    dy, dmean, dvariance = (jnp.zeros(of.shape, x.dtype) if isinstance(of, SymbolicZero) else of for of in gradients)
     dy, alone = jax.lax.optimization_barrier((dy, mean))  # as in moments, and no difference of theirs
-    total = jnp.sum(dy, axes, keepdims=True)
-    along = jnp.sum(dy * (x - alone), axes, keepdims=True)
-    scaled = root if scale is None else root * scale
-    of_square = -0.5 * root**2 * scaled * along  # with respect to variance + epsilon
+    like = next((of.shape for of in (scale, offset) if of is not None), mean.shape)
+    first, then = ([axis for axis in axes if (like[axis] == 1) == constant] for constant in (True, False))
+    totals = jnp.sum(dy, first, keepdims=True)
+    alongs = jnp.sum(dy * (x - alone), first, keepdims=True)
+    total, along = (jnp.sum(of if scale is None else of * scale, then, keepdims=True) for of in (totals, alongs))
+    of_square = -0.5 * root**3 * along  # with respect to variance + epsilon
     count = _count(x, axes, counted)
-    dx = (dmean - scaled * total) / count + (x - mean) * (2 * (dvariance + of_square) / count)
+    dx = (dmean - root * total) / count + (x - mean) * (2 * (dvariance + of_square) / count)
     if counted is not None:
         dx = jnp.where(counted, dx, jnp.zeros((), x.dtype))
-    dscale, doffset = _like(root * along, scale), _like(total, offset)
-    return dy * scaled + dx, jnp.sum(of_square), None, dscale, doffset
+    dscale, doffset = _like(root * alongs, scale), _like(totals, offset)
+    return dy * (root if scale is None else root * scale) + dx, jnp.sum(of_square), None, dscale, doffset
 
 
 def _like(gradient: jax.Array, of: jax.Array | None) -> jax.Array | None:

@@ -21,19 +21,30 @@ def plainly(x, axes, epsilon, counted):
 
 
 @pytest.mark.parametrize("axes", [(0, 1), (2,), (1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [None, (1, 1, 3), (1, 5, 1)], ids=["plain", "a scale for each feature", "for each step"]
+)
 @pytest.mark.parametrize("counted", [None, SOME, NONE_IN_ONE], ids=["all", "some", "none in one example"])
 @pytest.mark.parametrize(
     "of", [(WEIGHTS, 0.0, 0.0), (WEIGHTS, 2.0, 3.0), (0.0, 0.0, 3.0)], ids=["y", "all", "variance"]
 )
-def test_gradients_written_out_equal_those_of_the_formula(axes, counted, of, x64):
+def test_gradients_written_out_equal_those_of_the_formula(axes, shape, counted, of, x64):
+    affine = () if shape is None else tuple(np.random.default_rng(1).normal(size=(2, *shape)))
+
+    def plain(x, axes, epsilon, counted, scale=1.0, offset=0.0):
+        y, *moments = plainly(x, axes, epsilon, counted)
+        return y * scale + offset, *moments
+
     def total(function):
-        return lambda x, epsilon: sum(
-            jnp.sum(a * b) for a, b in zip(of, function(x, axes, epsilon, counted), strict=True)
+        return lambda x, epsilon, *affine: sum(
+            jnp.sum(a * b) for a, b in zip(of, function(x, axes, epsilon, counted, *affine), strict=True)
         )
 
-    for got, expected in zip(standardize(X, axes, 0.1, counted), plainly(X, axes, 0.1, counted), strict=True):
+    arguments = jnp.asarray(X), 0.1, *map(jnp.asarray, affine)
+    made = (function(X, axes, 0.1, counted, *affine) for function in (standardize, plain))
+    for got, expected in zip(*made, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
-    made = (jax.grad(total(function), (0, 1))(jnp.asarray(X), 0.1) for function in (standardize, plainly))
+    made = (jax.grad(total(function), range(len(arguments)))(*arguments) for function in (standardize, plain))
     for got, expected in zip(*made, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
 
