@@ -54,7 +54,7 @@ def targets(sweep: dict[str, Any], many: dict[str, Any], one: dict[str, Any]) ->
     steps = {row["network"]: row["seconds"] for row in one["rows"]}
     search = speed[mlp_sweep.FUSED] / speed["Optuna + PyTorch"]
     rows = [("the search, against Optuna + PyTorch", "1.7", search, False)]
-    for name in ("LeNet 6-16-120", "LSTM 58-128, 20 steps"):
+    for name in ("LeNet 6-16-120", "LSTM 58-128, 20 steps", "MLP 784-512-512-10, batch norm"):
         torch, own = (steps[name][contender] for contender in ("PyTorch", "jaxnet"))
         tie = own["quartiles"][0] <= torch["quartiles"][1]
         rows.append((f"a training step of {name}, against PyTorch's", "1", torch["median"] / own["median"], tie))
