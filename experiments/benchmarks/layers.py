@@ -9,10 +9,8 @@ eagerly, with channels first, on a CPU only, in a process of its own. Whole trai
 
 Layers for JAX are jitted as their users would, so jaxnet's are without what ``fit`` compiles with. Where one is slower
 than a peer for JAX: flax's normalisations take the variance as a difference of two means, in one pass, which loses its
-digits where the mean is large; jaxnet's, as Equinox's, take two. The attention's projections are matrices here; flax
-has an axis for heads, and XLA multiplies the gradient of that in an order that is faster on a CPU; inside of ``fit``,
-``jaxnet.ops.products`` does likewise. Group norm has features last; Equinox has them first, so that groups lie
-together.
+digits where the mean is large; jaxnet's, as Equinox's, take two. Group norm has features last; Equinox has them first,
+so that groups lie together.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """
