@@ -19,7 +19,6 @@ import io
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -45,6 +44,14 @@ CHECKER = _get_checker()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_NDIFF | _get_number_flag()
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.M | re.S)
 MINUTES = 5  # after which a command of a console hangs
+IN_A_TERMINAL = """
+import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background may have been told to ignore it
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+os.execvp("bash", ["bash", "-c", sys.argv[1]])
+"""
 
 
 def run(page, given=()):
@@ -105,9 +112,7 @@ def in_a_shell(command, interrupt=False):
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    words = ["bash", "-c", command]
-    if shutil.which("taskset"):
-        words = ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[:2])), *words]
+    words = [sys.executable, "-c", IN_A_TERMINAL, command]
     begun = {journal.stat().st_size for journal in pathlib.Path().rglob("journal")}
     with subprocess.Popen(
         words, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
