@@ -24,7 +24,7 @@ def section() -> str:
         "",
         "The search of the course's space (`mlp_sweep`), against one network at a time and against Optuna with PyTorch",
         "and with Flax, each as its users write it and tuned for speed. Compiling is included; the share is that of",
-        "the machine's matmul peak; what runs 8 trials is held to the fused search by its time for each operation.",
+        "the machine's matmul peak; what runs fewer trials is held to the fused search by its time for each operation.",
         "",
         mlp_sweep.markdown(sweep),
         "",

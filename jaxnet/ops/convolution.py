@@ -94,7 +94,7 @@ def convolve(
         x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *seen, x.shape[-1])) if any(unseen) else x
         return _canonical(_options(strides, dilation, padding), x, w)
     y = (_native if how == "native" else _by_patches)(x, w, strides, dilation, padding, groups)
-    return lax.optimization_barrier(y) if multiplied_by_eigen() else y
+    return lax.optimization_barrier(y) if multiplied_by_eigen() else y  # and its gradient is whole before it is copied
 
 
 def _by_patches(x, w, strides, dilation, padding, groups):
@@ -312,6 +312,7 @@ def _of_folded_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Arra
     places = dx.shape[1:-1]
     dx = dx.reshape(-1, *places, *strides, in_features)
     order = [axis for i in range(count) for axis in (1 + i, 1 + count + i)]
+    # A copy of its own: what adds to it would read it against its order.
     dx = lax.optimization_barrier(dx.transpose(0, *order, 1 + 2 * count))
     dx = dx.reshape(-1, *map(operator.mul, places, strides), in_features)
     cut = [(-low, n - high - m, 0) for (low, high), n, m in zip(options.padding, space, dx.shape[1:-1], strict=True)]
