@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,8 @@ Call = Callable[[], Any]
 def in_turn(contenders: Mapping[str, Call], seconds: float, least: int = 5) -> dict[str, dict[str, Any]]:
     """Seconds of wall clock of each call, ``{"median", "quartiles", "runs"}`` by name, and of all cores: "processor".
 
-    They take turns, so that what else the machine does falls on all of them. Two calls beforehand compile and warm up.
+    They take turns, so that what else the machine does falls on all of them, in an order drawn for each round, since
+    who comes after another finds in the caches what that one left there. Two calls beforehand compile and warm up.
 
     Args:
       contenders: calls that return when their work is done, by name.
@@ -36,12 +38,14 @@ def in_turn(contenders: Mapping[str, Call], seconds: float, least: int = 5) -> d
     for call in contenders.values():
         call()
         call()
+    order, generator = list(contenders), random.Random(0)
     stop, rounds = time.perf_counter() + seconds * len(contenders), 0
     while time.perf_counter() < stop or rounds < least:
         rounds += 1
-        for name, call in contenders.items():
+        generator.shuffle(order)
+        for name in order:
             started, used = time.perf_counter(), time.process_time()
-            call()
+            contenders[name]()
             times[name].append(time.perf_counter() - started)
             processor[name].append(time.process_time() - used)
     return {name: summary(times[name]) | {"processor": statistics.median(processor[name])} for name in contenders}

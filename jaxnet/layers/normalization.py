@@ -176,14 +176,9 @@ def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, offset: 
         return _active_only(key, spec, dtype)
 
     def normalize(x, state, inside, train, *affine):
-        grouped = x.reshape(*x.shape[:-1], groups, -1)  # [batch, ..., groups, features / groups]
-        counted = None if inside is None else inside[..., None]
-        active = along_features(state["active"], grouped) if state else None
-        if active is not None:
-            counted = active if counted is None else counted & active
-        axes = (*range(1, grouped.ndim - 2), grouped.ndim - 1)
-        affine = (None if of is None else of.reshape(1, *(1,) * (x.ndim - 2), groups, -1) for of in affine)
-        return _standardized(grouped, axes, epsilon, counted, active, *affine).reshape(x.shape), state
+        active = along_features(state["active"], x) if state else None
+        counted = inside if active is None else active if inside is None else active & inside
+        return _standardized(x, range(1, x.ndim - 1), epsilon, counted, active, *affine, groups), state
 
     return _normalization("group_norm", normalize, epsilon, scale=scale, offset=offset, memory=memory)
 
@@ -277,11 +272,11 @@ def _normalization(
     return Layer(init, apply)
 
 
-def _standardized(x, axes, epsilon, counted, active, scale, offset) -> jax.Array:
+def _standardized(x, axes, epsilon, counted, active, scale, offset, groups=None) -> jax.Array:
     """``standardize``, with zeros, and gradients of zero, where a feature isn't active."""
     if active is None:
-        return standardize(x, axes, epsilon, counted, scale, offset)[0]
-    y = standardize(x, axes, epsilon, counted)[0]
+        return standardize(x, axes, epsilon, counted, scale, offset, groups)[0]
+    y = standardize(x, axes, epsilon, counted, groups=groups)[0]
     return _affine(jnp.where(active, y, jnp.zeros((), y.dtype)), scale, offset)
 
 

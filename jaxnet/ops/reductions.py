@@ -49,46 +49,66 @@ def counting_rows(valid: jax.Array | None, short: int | None = None) -> Iterator
         _rows.reset(token)
 
 
-def moments(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+def moments(
+    x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None, groups: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance over axes, which stay with length 1; in two passes, so that nothing cancels.
 
     Args:
       x: floating, of any shape.
       axes: what is averaged over.
       counted: bool, of ``x``'s rank, broadcasting against it: the entries that count. Where none does, both are 0.
+      groups: averages over the last axis, too, which isn't one of ``axes``, in as many groups of neighbours; it stays
+        with that length.
 
     >>> mean, variance = moments(jnp.array([[1.0, 3.0, 100.0]]), (1,), jnp.array([[True, True, False]]))
     >>> mean.tolist(), variance.tolist()
     ([[2.0]], [[1.0]])
     """
-    mean = average(x, axes, counted)
+    mean = average(x, axes, counted, groups)
     # XLA takes a difference into the sum that alone uses it. One that it shares is written to memory first.
-    return mean, average(jnp.square(x - jax.lax.optimization_barrier(mean)), axes, counted)
+    alone = jax.lax.optimization_barrier(_spread(mean, x, groups))
+    return mean, average(jnp.square(x - alone), axes, counted, groups)
 
 
-def average(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
+def average(
+    x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None, groups: int | None = None
+) -> jax.Array:
     """The mean alone, over axes that stay with length 1, in ``x``'s dtype; 0 where nothing counts.
 
     Args:
-      x, axes, counted: as for ``moments``.
+      x, axes, counted, groups: as for ``moments``.
 
     >>> average(jnp.array([[1.0, 3.0, 100.0]]), (1,), jnp.array([[True, True, False]])).tolist()
     [[2.0]]
     """
-    return _total(x, axes, counted) / _count(x, axes, counted)
+    return _total(x, axes, counted, groups) / _count(x, axes, counted, groups)
 
 
-def _total(x: jax.Array, axes: Sequence[int], counted: jax.Array | None = None) -> jax.Array:
-    return jnp.sum(x if counted is None else jnp.where(counted, x, jnp.zeros((), x.dtype)), tuple(axes), keepdims=True)
+def _total(x: jax.Array, axes: Sequence[int], counted: jax.Array | None, groups: int | None) -> jax.Array:
+    x = x if counted is None else jnp.where(counted, x, jnp.zeros((), x.dtype))
+    return _gathered(jnp.sum(x, tuple(axes), keepdims=True), groups)
 
 
-def _count(x: jax.Array, axes: Sequence[int], counted: jax.Array | None) -> Any:
+def _count(x: jax.Array, axes: Sequence[int], counted: jax.Array | None, groups: int | None) -> Any:
     """How many entries count, at least 1: a number, or an array that broadcasts against the mean."""
+    width = 1 if groups is None else x.shape[-1] // groups
     if counted is None:
-        return math.prod(x.shape[axis] for axis in axes)
+        return width * math.prod(x.shape[axis] for axis in axes)
     repeated = math.prod(x.shape[axis] for axis in axes if counted.shape[axis] == 1)
     count = repeated * jnp.sum(counted, axis=tuple(axes), keepdims=True, dtype=x.dtype)
+    count = width * count if counted.shape[-1] == 1 else _gathered(count, groups)
     return jnp.maximum(count, jnp.ones((), x.dtype))
+
+
+def _gathered(x: jax.Array, groups: int | None) -> jax.Array:
+    """Sums over groups of neighbours on the last axis: ``[..., features]`` -> ``[..., groups]``."""
+    return x if groups is None else jnp.sum(x.reshape(*x.shape[:-1], groups, -1), -1)
+
+
+def _spread(of_group: jax.Array, x: jax.Array, groups: int | None) -> jax.Array:
+    """What each group has, at each of its features: ``[..., groups]`` -> ``[..., features]``."""
+    return of_group if groups is None else jnp.repeat(of_group, x.shape[-1] // groups, axis=-1)
 
 
 def standardize(
@@ -98,6 +118,7 @@ def standardize(
     counted: jax.Array | None = None,
     scale: jax.Array | None = None,
     offset: jax.Array | None = None,
+    groups: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(x - mean) / sqrt(variance + epsilon) * scale + offset``, of all entries, and the moments of those that count.
 
@@ -111,7 +132,7 @@ def standardize(
     (``jax.hessian``) are there.
 
     Args:
-      x, axes, counted: as for ``moments``.
+      x, axes, counted, groups: as for ``moments``.
       epsilon: added to the variance; may be traced.
       scale, offset: of ``x``'s rank, broadcasting against it, and of one shape; or None, for 1 and 0.
 
@@ -119,43 +140,49 @@ def standardize(
     >>> y.tolist(), mean.tolist(), variance.tolist()
     ([[-1.0, 1.0, 2.0]], [[2.0]], [[1.0]])
     """
-    return _standardize(tuple(axes), x, jnp.asarray(epsilon, x.dtype), counted, scale, offset)
+    return _standardize(tuple(axes), groups, x, jnp.asarray(epsilon, x.dtype), counted, scale, offset)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _standardize(axes, x, epsilon, counted, scale, offset):
-    return _standardized(axes, x, epsilon, counted, scale, offset)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _standardize(axes, groups, x, epsilon, counted, scale, offset):
+    return _standardized(axes, groups, x, epsilon, counted, scale, offset)[0]
 
 
-def _standardized(axes, x, epsilon, counted, scale, offset):
-    mean, variance = moments(x, axes, counted)
+def _standardized(axes, groups, x, epsilon, counted, scale, offset):
+    mean, variance = moments(x, axes, counted, groups)
     root = jax.lax.rsqrt(variance + epsilon)
-    y = (x - mean) * (root if scale is None else root * scale)
+    y = (x - _spread(mean, x, groups)) * _scaled(_spread(root, x, groups), scale)
     return (y if offset is None else y + offset, mean, variance), mean, root
 
 
-def _standardize_forward(axes, *arguments):
+def _standardize_forward(axes, groups, *arguments):
     x, epsilon, counted, scale, offset = (None if of is None else of.value for of in arguments)
-    results, mean, root = _standardized(axes, x, epsilon, counted, scale, offset)
+    results, mean, root = _standardized(axes, groups, x, epsilon, counted, scale, offset)
     return results, (x, mean, root, counted, scale, offset)
 
 
-def _standardize_backward(axes, saved, gradients):
+def _standardize_backward(axes, groups, saved, gradients):
     x, mean, root, counted, scale, offset = saved
     dy, dmean, dvariance = (jnp.zeros(of.shape, x.dtype) if isinstance(of, SymbolicZero) else of for of in gradients)
-    dy, alone = jax.lax.optimization_barrier((dy, mean))  # as in moments, and no difference of theirs
-    like = next((of.shape for of in (scale, offset) if of is not None), mean.shape)
+    spread = functools.partial(_spread, x=x, groups=groups)
+    dy, alone = jax.lax.optimization_barrier((dy, spread(mean)))  # as in moments, and no difference of theirs
+    like = next((of.shape for of in (scale, offset) if of is not None), alone.shape)
     first, then = ([axis for axis in axes if (like[axis] == 1) == constant] for constant in (True, False))
     totals = jnp.sum(dy, first, keepdims=True)
     alongs = jnp.sum(dy * (x - alone), first, keepdims=True)
-    total, along = (jnp.sum(of if scale is None else of * scale, then, keepdims=True) for of in (totals, alongs))
+    total, along = (_total(_scaled(of, scale), then, None, groups) for of in (totals, alongs))
     of_square = -0.5 * root**3 * along  # with respect to variance + epsilon
-    count = _count(x, axes, counted)
-    dx = (dmean - root * total) / count + (x - mean) * (2 * (dvariance + of_square) / count)
+    count = _count(x, axes, counted, groups)
+    slope = 2 * (dvariance + of_square) / count
+    dx = spread((dmean - root * total) / count) + (x - spread(mean)) * spread(slope)
     if counted is not None:
         dx = jnp.where(counted, dx, jnp.zeros((), x.dtype))
-    dscale, doffset = _like(root * alongs, scale), _like(totals, offset)
-    return dy * (root if scale is None else root * scale) + dx, jnp.sum(of_square), None, dscale, doffset
+    dscale, doffset = _like(spread(root) * alongs, scale), _like(totals, offset)
+    return dy * _scaled(spread(root), scale) + dx, jnp.sum(of_square), None, dscale, doffset
+
+
+def _scaled(x: jax.Array, scale: jax.Array | None) -> jax.Array:
+    return x if scale is None else x * scale
 
 
 def _like(gradient: jax.Array, of: jax.Array | None) -> jax.Array | None:
