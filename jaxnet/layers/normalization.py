@@ -178,7 +178,7 @@ def group_norm(groups: int, *, epsilon: Any = 1e-5, scale: bool = True, offset: 
     def normalize(x, state, inside, train, *affine):
         active = along_features(state["active"], x) if state else None
         counted = inside if active is None else active if inside is None else active & inside
-        return _standardized(x, range(1, x.ndim - 1), epsilon, counted, active, *affine, groups), state
+        return _standardized(x, range(1, x.ndim - 1), epsilon, counted, active, *affine, groups=groups), state
 
     return _normalization("group_norm", normalize, epsilon, scale=scale, offset=offset, memory=memory)
 
@@ -272,7 +272,7 @@ def _normalization(
     return Layer(init, apply)
 
 
-def _standardized(x, axes, epsilon, counted, active, scale, offset, groups=None) -> jax.Array:
+def _standardized(x, axes, epsilon, counted, active, scale, offset, groups: int | None = None) -> jax.Array:
     """``standardize``, with zeros, and gradients of zero, where a feature isn't active."""
     if active is None:
         return standardize(x, axes, epsilon, counted, scale, offset, groups)[0]

@@ -52,6 +52,20 @@ def test_what_is_traced_inside_knows_of_it_and_nothing_outside(monkeypatch):
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch, afresh):
-    monkeypatch.setattr(compiling, "_FUSIONS", "xla_cpu_no_such_option")
+    unknown = {"xla_cpu_no_such_option": "true"}
+    options = compiling._compiler_options()
+    monkeypatch.setattr(compiling, "_OPTIONS", unknown | compiling._OPTIONS)
+    assert compiling._compiler_options() == options
+    assert compiling.jit(lambda x: x + 1)(1) == 2
+
+
+def test_nothing_is_told_an_xla_that_does_not_know_how_to_multiply(monkeypatch, afresh):
+    others = {name: value for name, value in compiling._OPTIONS.items() if name != OPTION}
+    monkeypatch.setattr(compiling, "_OPTIONS", others | {"xla_cpu_no_such_option": "true"})
     assert compiling._compiler_options() is None
     assert compiling.jit(lambda x: x + 1)(1) == 2
+
+
+def test_options_of_the_user_stay(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
+    assert "xla_cpu_prefer_vector_width" not in (compiling._compiler_options() or {})
