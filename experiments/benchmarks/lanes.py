@@ -30,7 +30,17 @@ import numpy as np
 import jaxnet as jn
 from experiments.benchmarks import architectures
 from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
-from experiments.benchmarks.measure import Call, apart, copy_peak, in_turn, matmul_peak, programs_kept, summary
+from experiments.benchmarks.measure import (
+    ROUNDS,
+    Call,
+    apart,
+    copy_peak,
+    in_turn,
+    matmul_peak,
+    over_rounds,
+    programs_kept,
+    summary,
+)
 from experiments.benchmarks.networks import flops, jax_call, torch_call
 from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
 from jaxnet.ops import compiling
@@ -42,6 +52,7 @@ TORCH_LANES = {"cpu": 16, "gpu": 256, "tpu": 256}  # at which PyTorch's fused pa
 COMPILED = ("MLP 784-128-10",)  # on a CPU: torch.compile takes half a minute and more for each
 FUSED = ("torch.func", "torch.func, compiled", "PyTorch, grouped")
 ONE_AT_A_TIME = ("jaxnet, one at a time", "JAX by hand, one at a time", "PyTorch, one at a time")
+PLANNED = "jaxnet, search as planned"
 
 
 def fused_call(network: Network, lanes: int, x: np.ndarray, y: np.ndarray) -> Call:
@@ -153,19 +164,24 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
             rows.append({"network": name, "contender": contender, "lanes": lanes, "left_out": why})
             print(f"{name}: {contender}: {why}", flush=True)
 
-    if torch:
-        with_torch(ONE_AT_A_TIME[2], 1)
     by_hand = jax_call(architectures.plain(network), x, y)
     alone: dict[str, Call] = {ONE_AT_A_TIME[0]: fused_call(network, 1, x, y), ONE_AT_A_TIME[1]: by_hand}
-    for contender, measured in in_turn(alone, seconds, least).items():
-        add(contender, 1, measured)
-    one = next(row["median"] for row in rows if row["contender"] == ONE_AT_A_TIME[0])
-
+    one = in_turn(alone, 0.0, least)[ONE_AT_A_TIME[0]]["median"]
     # Epochs long enough that what a search does between them counts for as little as it does in one of users.
     long = steps if quick else int(min(max(0.5 * steps / one, steps), 64))
     trials = 2 if quick else int(min(max(4 * steps / one / long, 4), 64)) if backend == "cpu" else 1024
-    planned, ran = searched(network, trials, *network.data(long * BATCH), 1 if quick else 3)
-    add("jaxnet, search as planned", trials, summary([s * steps / long for s in ran]))
+    rounds, planned = [], 1
+    for _ in range(1 if quick else ROUNDS):
+        rounds.append(in_turn(alone, seconds, least))
+        if torch:
+            arguments = {"contender": ONE_AT_A_TIME[2], "name": name, "lanes": 1, "steps": steps}
+            rounds[-1][ONE_AT_A_TIME[2]] = apart(
+                "experiments.benchmarks.lanes", **arguments, seconds=seconds, least=least
+            )
+        planned, ran = searched(network, trials, *network.data(long * BATCH), 1 if quick else 2)
+        rounds[-1][PLANNED] = summary([s * steps / long for s in ran])
+    for contender, measured in over_rounds(rounds).items():
+        add(contender, trials if contender == PLANNED else 1, measured)
     rows[-1]["planned"] = planned
 
     peak = matmul_peak(0.05 if quick else 0.5)  # of now: what else the machine does may change
@@ -230,11 +246,11 @@ def markdown(report: dict[str, Any]) -> str:
         f"{where(report['machine'])}. Microseconds for each lane and step of 128 examples. Times: how long the faster "
         "jitted network at a time takes, over the search."
     )
-    contenders = [*ONE_AT_A_TIME, "jaxnet, search as planned"]
+    contenders = [*ONE_AT_A_TIME, PLANNED]
     lines = [head, "", "| | " + " | ".join([*contenders, "lanes planned", "times"]) + " |", "| --- |" + " ---: |" * 6]
     for name in names:
         found = {row["contender"]: row for row in report["rows"] if row["network"] == name}
-        search = found["jaxnet, search as planned"]
+        search = found[PLANNED]
         cells = [_digits(found[c]["us"]) if c in found else "" for c in contenders]
         times = min(found[c]["us"] for c in ONE_AT_A_TIME[:2]) / search["us"]
         lines.append(f"| {name} | {' | '.join(cells)} | {search['planned']} | {times:.2f} |")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 Call = Callable[[], Any]
+ROUNDS = 3  # of contenders that can't share a process: the machine isn't the same from minute to minute
 
 
 def in_turn(contenders: Mapping[str, Call], seconds: float, least: int = 5) -> dict[str, dict[str, Any]]:
@@ -62,7 +63,9 @@ def over_rounds(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, 
     def over(name):
         found = [measured[name] for measured in rounds]
         low, high = zip(*(one["quartiles"] for one in found), strict=True)
-        medians = {what: statistics.median(one[what] for one in found) for what in ("median", "processor")}
+        medians = {
+            what: statistics.median(one[what] for one in found) for what in ("median", "processor") if what in found[0]
+        }
         quartiles = [statistics.median(low), statistics.median(high)]
         return medians | {"quartiles": quartiles, "runs": sum(one["runs"] for one in found)}
 

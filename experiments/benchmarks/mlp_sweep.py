@@ -1,7 +1,7 @@
 """How fast is a fused random search over MNIST networks, against one network at a time and against Optuna?
 
     python -m experiments.benchmarks.mlp_sweep                 64 trials, 5 epochs
-    python -m experiments.benchmarks.mlp_sweep --trials 1024 --epochs 10      for a GPU
+    python -m experiments.benchmarks.mlp_sweep --trials 1024 --epochs 10      for a GPU; files of their own
     python -m experiments.benchmarks.mlp_sweep --only "Flax"      some of the contenders; other rows are kept
 
 The same configurations everywhere: 784-N-10 with relu, plain SGD, batch 128, N log-uniform in 10 ... 1000, on 50,000
@@ -39,6 +39,7 @@ from experiments.benchmarks.measure import apart, matmul_peak, programs_kept
 from experiments.benchmarks.report import machine, parsed, parser, where, write
 
 BATCH_SIZE = 128
+SIZE = 64, 5  # trials and epochs
 FUSED = "jaxnet, fused search"
 SPACE = jn.Space(
     learning_rate=jn.log_uniform(1e-3, 1e-1), l2=jn.log_uniform(1e-6, 1e-1), hidden=jn.log_integers(10, 1000)
@@ -174,12 +175,18 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{name}: {seconds:.1f} s", flush=True)
             made = [rows[name] for name in CONTENDERS if name in rows]
             report = {"machine": machine(), "settings": settings, "rows": made}
-            write(options.output, "mlp_sweep", report, markdown(report))
+            write(options.output, _stem(settings), report, markdown(report))
+
+
+def _stem(settings: dict[str, Any]) -> str:
+    """What the files are called: searches of another size have their own."""
+    size = settings["trials"], settings["epochs"]
+    return "mlp_sweep" if settings["quick"] or size == SIZE else f"mlp_sweep_{size[0]}x{size[1]}"
 
 
 def _kept(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run with the same settings, where this one runs some of the contenders only."""
-    path = options.output / f"mlp_sweep_{jax.default_backend()}.json"
+    path = options.output / f"{_stem(settings)}_{jax.default_backend()}.json"
     earlier = json.loads(path.read_text()) if options.only and path.exists() else {"settings": settings, "rows": []}
     same = all(earlier["settings"][name] == settings[name] for name in ("trials", "epochs", "seed", "quick"))
     return {row["name"]: row for row in earlier["rows"] if same}
@@ -193,31 +200,32 @@ def markdown(report: dict) -> str:
         f"{where(report['machine'])}. The peak is the faster of two measurements, before and after. "
         + report.get("note", "")
     )
-    lines = [
-        head.strip(),
-        "",
-        "| | trials | ms for each and epoch | compiling | times the fused search | peak, GFLOP/s | share of it |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = (
+        "trials", "seconds", "ms for each and epoch", "compiling", "times the fused search", "peak, GFLOP/s",
+        "share of it",
+    )  # fmt: skip
+    lines = [head.strip(), "", f"| | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     fused = next((row for row in report["rows"] if row["name"] == FUSED), None)
     for row in report["rows"]:
         if "left_out" in row:
-            lines.append(f"| {row['name']} | not installed | | | | | |")
+            lines.append(f"| {row['name']} | not installed | | | | | | |")
             continue
         # Per operation, so that contenders that ran fewer trials compare.
         times = "" if fused is None else f"{fused['operations_per_second'] / row['operations_per_second']:.2f}"
         compiling = "-" if row["compile_seconds"] is None else f"{row['compile_seconds'] / row['seconds']:.0%}"
-        lines.append(
-            f"| {row['name']} | {row['trials']} | {row['ms_per_configuration_and_epoch']:.0f} | {compiling} | "
-            f"{times} | {row['matmul_peak'] / 1e9:.0f} | {row['share_of_matmul_peak']:.0%} |"
-        )
+        each, share = row["ms_per_configuration_and_epoch"], row["share_of_matmul_peak"]
+        cells = (
+            row["trials"], f"{row['seconds']:.0f}", f"{each:.0f}", compiling, times, f"{row['matmul_peak'] / 1e9:.0f}",
+            f"{share:.0%}",
+        )  # fmt: skip
+        lines.append(f"| {row['name']} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     flags = parser(__doc__)
-    flags.add_argument("--trials", type=int, default=64, help="configurations of the fused search (64)")
-    flags.add_argument("--epochs", type=int, default=5, help="passes over the data for each (5)")
+    flags.add_argument("--trials", type=int, default=SIZE[0], help="configurations of the fused search (64)")
+    flags.add_argument("--epochs", type=int, default=SIZE[1], help="passes over the data for each (5)")
     flags.add_argument(
         "--fewer-trials", type=int, default=16, help="of these, evenly by width, for the other contenders (16)"
     )

@@ -35,7 +35,7 @@ import numpy as np
 import jaxnet as jn
 from experiments.benchmarks import architectures
 from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
-from experiments.benchmarks.measure import Call, apart, in_turn, matmul_peak, over_rounds
+from experiments.benchmarks.measure import ROUNDS, Call, apart, in_turn, matmul_peak, over_rounds
 from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
 from jaxnet.ops import compiling
 from jaxnet.ops.convolution import lowered_as
@@ -43,7 +43,6 @@ from jaxnet.search.cost import traced_cost
 from jaxnet.training import supervised
 
 RATE, L2 = 1e-3, 1e-4
-ROUNDS = 3  # between PyTorch's process and this one: the machine isn't the same from minute to minute
 LEFT_OUT = ("MLP 784-16-10", "MLP 784-1024-10", "LeNet 32-64-256")  # of the table: lanes has them
 
 

@@ -4,10 +4,11 @@
 
 Each part trains with plain SGD, batch 128, on random data, and changes one number: ``lanes`` of one program and
 ``trials`` of a search (784-16-10), ``data`` and ``width`` (784-N-10) of one network, ``depth`` of dense layers in a
-``jn.repeat``, ``length`` of the sequences of an LSTM of 64 units. Measure: processor time of an epoch over all cores,
-which what else runs on a machine blurs least, the median of several, without compiling; and the exponent p of the line
-through the logarithms, cost ~ number ** p. ``devices`` is the same search in processes that are forced to see one CPU
-as 1, 2, 4 or 8: they share its cores, so that the best that can be is no change.
+``jn.repeat``, ``length`` of the sequences of an LSTM of 64 units; and ``predicted``, how many of 4,000 examples LeNet
+6-16-120 predicts at a time. Measure: processor time of an epoch over all cores, which what else runs on a machine blurs
+least, the median of several, without compiling; and the exponent p of the line through the logarithms, cost ~ number **
+p. ``devices`` is the same search in processes that are forced to see one CPU as 1, 2, 4 or 8: they share its cores, so
+that the best that can be is no change.
 """
 
 from __future__ import annotations
@@ -59,12 +60,21 @@ def data(number: int) -> Call:
     return jaxnet_call(network, *network.data(number))
 
 
+def predicted(number: int) -> Call:
+    """The outputs for 4,000 examples, so many at a time."""
+    network = architectures.NETWORKS["LeNet 6-16-120"]()
+    params, state, _ = network.jaxnet.init(jax.random.key(0), network.shape)
+    inputs = np.asarray(network.data(4000)[0])
+    return lambda: jn.predict(network.jaxnet, params, state, inputs, batch_size=number)
+
+
 CALLS: dict[str, tuple[Callable[[int], Call], tuple[int, ...]]] = {
     "lanes": (lanes, (1, 4, 16, 64, 256)),
     "data": (data, (1024, 4096, 16384)),
     "width": (of(architectures.mlp), (64, 128, 256, 512, 1024)),
     "depth": (of(deep), (2, 4, 8, 16, 32)),
     "length": (of(lambda steps: architectures.lstm(64, steps)), (10, 20, 40, 80)),
+    "predicted": (predicted, (100, 200, 500, 1000, 2000)),
 }
 
 

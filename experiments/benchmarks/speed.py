@@ -61,7 +61,7 @@ def targets(sweep: dict[str, Any], many: dict[str, Any], one: dict[str, Any]) ->
     found = {(row["network"], row["contender"]): row for row in many["rows"] if "us" in row}
     for name in dict.fromkeys(row["network"] for row in many["rows"]):
         alone = min((found[name, contender] for contender in lanes.ONE_AT_A_TIME[:2]), key=lambda row: row["us"])
-        fused = found[name, "jaxnet, search as planned"]
+        fused = found[name, lanes.PLANNED]
         scale = [row["us"] / row["median"] for row in (alone, fused)]
         tie = fused["quartiles"][0] * scale[1] <= alone["quartiles"][1] * scale[0]
         rows.append((f"{name}, fused against one at a time", "1", alone["us"] / fused["us"], tie))
