@@ -210,6 +210,7 @@ class _Run:
         self.reached = np.zeros(self.trials, int)  # units to which the schedule has sent each trial
         self.rung = np.zeros(lanes, int)  # which of the rungs that train side by side each is in
         self.parked: dict[int, Any] = {}  # of those that may go on, the lane on the host, or the file it is in
+        self.files: dict[str, tuple[str, list[int], int]] = {}  # what lanes they hold, of which ids, at which unit
         self.done, self.interrupted, self.stopping = 0.0, False, False
         self.at_once = concurrent_chunks(sum(group.chunks for group in plan.groups) or lanes, devices.count)
         self.memory = min(everywhere(lambda: free_memory(devices))) // self.at_once
@@ -538,6 +539,7 @@ class _Run:
             if record[role]:
                 journal.save(_lanes_file(record, role), {i: trees[i] for i in record[role]})
         journal.append(record)
+        self._remember_files(record)
         self._forget_files(journal)
 
     def _restore(self, journal: Journal | SharedJournal) -> None:
@@ -557,16 +559,21 @@ class _Run:
                 self.parked.pop(i, None)
             self.parked |= dict.fromkeys(record["parked"], _lanes_file(record, "parked"))
             outcome.kept |= dict.fromkeys(record["kept"], _lanes_file(record, "kept"))
+            self._remember_files(record)
         outcome.kept = {i: outcome.kept[i] for i in self._leaders(list(outcome.kept), self.plan.units, self.keep)}
+
+    def _remember_files(self, record: Mapping[str, Any]) -> None:
+        for role in ("parked", "kept"):
+            if record[role]:
+                self.files[_lanes_file(record, role)] = role, record[role], record["units"]
 
     def _forget_files(self, journal: Journal | SharedJournal) -> None:
         """Removes files of lanes that have all gone on, or are no longer among the best."""
-        for record in journal.records[2:]:
-            for role, trees in (("parked", self.parked), ("kept", self.outcome.kept)):
-                ids = record.get(role, ())
-                if len(ids) and not any(i in trees and self.units[i] == record["units"] for i in ids):
-                    journal.remove(_lanes_file(record, role))
-                    record[role] = []
+        trees = {"parked": self.parked, "kept": self.outcome.kept}
+        for name, (role, ids, unit) in list(self.files.items()):
+            if not any(i in trees[role] and self.units[i] == unit for i in ids):
+                journal.remove(name)
+                del self.files[name]
 
     def _fetch(self, group: Group, ids: list[int]) -> None:
         """Lanes that are in files only, into memory."""
