@@ -11,15 +11,21 @@ matmuls reach.
 
 Where PyTorch is as fast or faster, and why. Its layers are single calls of a library of kernels, oneDNN, on all cores:
 XLA splits a large matmul or elementwise operation over them, and runs small ones on one. The LSTM's training step has
-1.3 GFLOP of matmuls, some 4 of its 6.5 ms on two cores; the rest are gates of 128 x 128 numbers, some 20 small
+1.3 GFLOP of matmuls, two thirds of its time on two cores; the rest are gates of 128 x 128 numbers, some 20 small
 operations a step of time, one after the other on one core, after which the other has to be woken (a profile by
 ``jax.profiler`` with ``--xla_cpu_enable_xprof_traceme``). What was tried and was no faster: half the batch in each of
 two loops, or twice in one (XLA runs no two loops at a time), 2 to 20 steps unrolled, gates in one array, a matmul for
-each gate, inputs and outputs in one matmul inside of the loop, everything transposed, XLA's flags for concurrency. The
-ResNet's training step has 7 GFLOP, two thirds of its time in convolutions (some 28 of 42 ms by the same profile). Of
-16 features on 28 x 28 they take 2.4 ms forward, which is what Eigen's matmul reaches for as few columns (190 of 450
-GFLOP/s), and oneDNN 1.2; of 32 and 64 features both take as long. What was tried and was no faster: neighbouring
-outputs as columns (2 or 4 on a row, 2 x 2), kernels' gradients from patches, strides as features.
+each gate, inputs and outputs in one matmul inside of the loop, or outside for the gradient of their weights, barriers
+around what several gates share, everything transposed, XLA's flags for concurrency. The ResNet's training step has
+7 GFLOP, two thirds of its time in convolutions (some 28 of 42 ms by the same profile). Of 16 features on 28 x 28 they
+take 2.4 ms forward, which is what Eigen's matmul reaches for as few columns (190 of 450 GFLOP/s), and oneDNN 1.2; of 32
+and 64 features both take as long. What was tried and was no faster: neighbouring outputs as columns (2 or 4 on a row,
+2 x 2), kernels' gradients from patches, strides as features.
+
+The MLP with batch norm is the one network that flax, compiled as XLA does by itself, trains faster: YNNPACK's products
+with 512 x 512 weights take less than Eigen's, and what a program is compiled with holds for all of it (compiled by
+default jaxnet takes as long as flax). Products whose gradients read every matrix in order take half the time by
+themselves, and the same in a training step.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """

@@ -42,6 +42,7 @@ def section() -> str:
         "",
         *targets(sweep, many, one),
         "",
+        "Where fusing isn't faster, one network keeps both cores busy, and two side by side share their caches.",
         "What limits the LSTM and the ResNet, and what was tried, stands in `experiments/benchmarks/networks.py`.",
         "",
     ]
