@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -191,11 +192,15 @@ class Help(SphinxDirective):
 def with_benchmarks(sphinx: Sphinx, page: str, source: list[str]) -> None:
     """Of each benchmark what it asks and how, from its docstring, and what it last said, in place of a comment."""
     found = []
-    for path in sorted((ROOT / "experiments" / "benchmarks" / "results").glob("*.md")):
-        name, _, device = path.stem.rpartition("_")
-        question, *rest = ast.get_docstring(ast.parse((path.parents[1] / f"{name}.py").read_text())).split("\n")
-        result = os.path.relpath(path, ROOT / "docs")
-        found += [f"## {question}", *rest, "", f"### {device.upper()}", "", f"```{{include}} {result}", "```", ""]
+    paths = (ROOT / "experiments" / "benchmarks" / "results").glob("*.md")
+    parts = [(*re.fullmatch(r"(.+?)((?:_\d+x\d+)?)_([a-z]+)", path.stem).groups(), path) for path in paths]
+    for name, of_name in itertools.groupby(sorted(parts), lambda part: part[0]):
+        text = (ROOT / "experiments" / "benchmarks" / f"{name}.py").read_text()
+        question, *rest = ast.get_docstring(ast.parse(text)).split("\n")
+        found += [f"## {question}", *rest, ""]
+        for _, size, device, path in of_name:
+            title = f"### {device.upper()}{size.replace('_', ', ').replace('x', ' x ')}"
+            found += [title, "", f"```{{include}} {os.path.relpath(path, ROOT / 'docs')}", "```", ""]
     source[0] = source[0].replace("<!-- benchmarks -->", "\n".join(found))
 
 

@@ -74,6 +74,14 @@ CASES = {
         (14, 14, 6), jn.conv(16, (5, 5)), lambda n: n.Conv(16, (5, 5), padding="VALID"),
         lambda e, k: e.nn.Conv2d(6, 16, 5, key=k), lambda t: t.nn.Conv2d(6, 16, 5),
     ),
+    "conv 5, 128 steps of 16 to 32": Case(
+        (128, 16), jn.conv(32, (5,)), lambda n: n.Conv(32, (5,), padding="VALID"),
+        lambda e, k: e.nn.Conv1d(16, 32, 5, key=k), lambda t: t.nn.Conv1d(16, 32, 5),
+    ),
+    "conv 3x3x3, 12x12x12x4 to 8": Case(
+        (12, 12, 12, 4), jn.conv(8, (3, 3, 3)), lambda n: n.Conv(8, (3, 3, 3), padding="VALID"),
+        lambda e, k: e.nn.Conv3d(4, 8, 3, key=k), lambda t: t.nn.Conv3d(4, 8, 3), batch=32,
+    ),
     "conv 3x3 SAME, 14x14x64 to 64": Case(
         (14, 14, 64), jn.conv(64, (3, 3), padding="SAME"), lambda n: n.Conv(64, (3, 3)),
         lambda e, k: e.nn.Conv2d(64, 64, 3, padding=1, key=k), lambda t: t.nn.Conv2d(64, 64, 3, padding=1), batch=32,
@@ -94,9 +102,16 @@ CASES = {
         lambda e, k: e.nn.Conv2d(64, 64, 3, padding=1, groups=64, key=k),
         lambda t: t.nn.Conv2d(64, 64, 3, padding=1, groups=64), batch=32,
     ),
+    "locally connected 3x3, 14x14x8 to 8": Case(
+        (14, 14, 8), jn.locally_connected(8, (3, 3)), lambda n: n.ConvLocal(8, (3, 3), padding="VALID"), batch=32,
+    ),
     "max pool 2x2, 28x28x32": Case(
         (28, 28, 32), jn.max_pool((2, 2)), None, lambda e, k: e.nn.MaxPool2d(2, 2), lambda t: t.nn.MaxPool2d(2),
         batch=32,
+    ),
+    "max pool 3x3 stride 2, 28x28x32": Case(
+        (28, 28, 32), jn.max_pool((3, 3), strides=(2, 2)), None, lambda e, k: e.nn.MaxPool2d(3, 2),
+        lambda t: t.nn.MaxPool2d(3, 2), batch=32,
     ),
     "average pool 3x3 stride 2, 28x28x32": Case(
         (28, 28, 32), jn.avg_pool((3, 3), strides=(2, 2)), None, lambda e, k: e.nn.AvgPool2d(3, 2),
@@ -105,6 +120,14 @@ CASES = {
     "layer norm 512": Case(
         (512,), jn.layer_norm(), lambda n: n.LayerNorm(), lambda e, k: e.nn.LayerNorm(512),
         lambda t: t.nn.LayerNorm(512),
+    ),
+    "rms norm 512": Case(
+        (512,), jn.rms_norm(), lambda n: n.RMSNorm(), lambda e, k: e.nn.RMSNorm(512, use_bias=False),
+        lambda t: t.nn.RMSNorm(512),
+    ),
+    "instance norm, 14x14x32": Case(
+        (14, 14, 32), jn.instance_norm(), lambda n: n.InstanceNorm(), lambda e, k: e.nn.GroupNorm(32, 32),
+        lambda t: t.nn.InstanceNorm2d(32, affine=True),
     ),
     "group norm, 14x14x32 in 4": Case(
         (14, 14, 32), jn.group_norm(4), lambda n: n.GroupNorm(4), lambda e, k: e.nn.GroupNorm(4, 32),
@@ -136,6 +159,15 @@ CASES = {
     "lstm 58-128, 20 steps": Case(
         (20, 58), jn.lstm(128), lambda n: n.RNN(n.OptimizedLSTMCell(128)), None,
         lambda t: t.nn.LSTM(58, 128, batch_first=True), channels_first=False,
+    ),
+    "lstm 16-16, 10 steps, batch 16": Case(
+        (10, 16), jn.lstm(16), lambda n: n.RNN(n.OptimizedLSTMCell(16)), None,
+        lambda t: t.nn.LSTM(16, 16, batch_first=True), batch=16, channels_first=False,
+    ),
+    "bidirectional lstm 58-64, 20 steps": Case(
+        (20, 58), jn.bidirectional(jn.lstm(64)),
+        lambda n: n.Bidirectional(*[n.RNN(n.OptimizedLSTMCell(64)) for _ in range(2)]), None,
+        lambda t: t.nn.LSTM(58, 64, batch_first=True, bidirectional=True), channels_first=False,
     ),
     "embedding 1000-64, 20 steps": Case(
         (20,), jn.embedding(1000, 64), lambda n: n.Embed(1000, 64), None, lambda t: t.nn.Embedding(1000, 64),

@@ -19,7 +19,7 @@ END = "<!-- That was it. -->\n"
 
 def section() -> str:
     """What stands between the two marks, from results of a CPU."""
-    sweep, many, one = (_results(name) for name in ("mlp_sweep", "lanes", "networks"))
+    sweep, whole, many, one = map(_results, ("mlp_sweep", "mlp_sweep_1024x10", "lanes", "networks"))
     lines = [
         "",
         "The search of the course's space (`mlp_sweep`), against one network at a time and against Optuna with PyTorch",
@@ -27,6 +27,10 @@ def section() -> str:
         "the machine's matmul peak; what runs fewer trials is held to the fused search by its time for each operation.",
         "",
         mlp_sweep.markdown(sweep),
+        "",
+        "Of 1,024 trials (`mlp_sweep --trials 1024 --epochs 10`):",
+        "",
+        mlp_sweep.markdown(whole),
         "",
         "Many networks at once (`lanes`), without compiling, in a search as it is planned and one at a time. On a",
         "CPU a network that isn't small keeps a core busy by itself, so fusing saves where networks are small.",
