@@ -35,7 +35,7 @@ def evaluation_batch() -> int:
 
     1,000 keep an accelerator busy, and activations of a thousand lanes still fit. On a CPU 200, whose activations its
     caches hold: LeNet 6-16-120 takes 0.4 of the time that it takes with 1,000 (``python -m
-    experiments.benchmarks.scaling --only predicted``); for an MLP both are the same.
+    experiments.benchmarks.scaling --only predicted``). Small networks lose a little in ``predict``, a call for each.
     """
     return 200 if jax.default_backend() == "cpu" else 1000
 
@@ -273,7 +273,7 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
       inputs: an array or tree of arrays with examples on the first axis, as for ``fit`` (uint8 are pixels); or a
         ``jn.Stream``, of which the inputs are taken, in its own order.
       batch_size: the most examples at a time; bounds memory, changes no result. By default 1,000, and 200 on a CPU,
-        where that is faster.
+        where convolutions are much faster so; for small networks more are a little faster.
 
     Raises:
       ValueError: for no inputs, or inputs of different lengths. TypeError: for a batch size that isn't an integer.

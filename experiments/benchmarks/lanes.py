@@ -155,10 +155,13 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
 
     torch = architectures.imported("torch") is not None
 
+    def in_process(contender: str, lanes: int) -> dict[str, Any]:
+        arguments = {"contender": contender, "name": name, "lanes": lanes, "steps": steps}
+        return apart("experiments.benchmarks.lanes", **arguments, seconds=seconds, least=least)
+
     def with_torch(contender: str, lanes: int) -> None:
         try:
-            arguments = {"contender": contender, "name": name, "lanes": lanes, "steps": steps}
-            add(contender, lanes, apart("experiments.benchmarks.lanes", **arguments, seconds=seconds, least=least))
+            add(contender, lanes, in_process(contender, lanes))
         except RuntimeError as error:  # whatever PyTorch raises for what it can't batch
             why = str(error)[:200]
             rows.append({"network": name, "contender": contender, "lanes": lanes, "left_out": why})
@@ -170,15 +173,12 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
     # Epochs long enough that what a search does between them counts for as little as it does in one of users.
     long = steps if quick else int(min(max(0.5 * steps / one, steps), 64))
     trials = 2 if quick else int(min(max(4 * steps / one / long, 4), 64)) if backend == "cpu" else 1024
-    rounds, planned = [], 1
+    many, rounds, planned = network.data(long * BATCH), [], 1
     for _ in range(1 if quick else ROUNDS):
         rounds.append(in_turn(alone, seconds, least))
         if torch:
-            arguments = {"contender": ONE_AT_A_TIME[2], "name": name, "lanes": 1, "steps": steps}
-            rounds[-1][ONE_AT_A_TIME[2]] = apart(
-                "experiments.benchmarks.lanes", **arguments, seconds=seconds, least=least
-            )
-        planned, ran = searched(network, trials, *network.data(long * BATCH), 1 if quick else 2)
+            rounds[-1][ONE_AT_A_TIME[2]] = in_process(ONE_AT_A_TIME[2], 1)
+        planned, ran = searched(network, trials, *many, 1 if quick else 2)
         rounds[-1][PLANNED] = summary([s * steps / long for s in ran])
     for contender, measured in over_rounds(rounds).items():
         add(contender, trials if contender == PLANNED else 1, measured)

@@ -10,10 +10,10 @@ eagerly, with channels first, on a CPU only, in a process of its own. Whole trai
 Layers for JAX are jitted as their users would, so jaxnet's are without what ``fit`` compiles with. Where one is slower
 than a peer for JAX: forward, flax's normalisations take the variance as a difference of two means, in one pass, which
 loses its digits where the mean is large; jaxnet's, as Equinox's, take two. With gradients that is made up for, but for
-instance norm. On [128, 28, 28, 16] a sum of squares takes 70 us and one of squares about something else than zero 150,
-of 440 for all of it, so that no choice of what to subtract (the first example's mean, say) saves the second pass its
-cost. A convolution over time of 16 features is made of patches, where XLA's own would take 0.7 of the time; in ``fit``
-it is XLA's. Group norm has features last; Equinox has them first, so that groups lie together.
+instance norm. A sum of squares about anything but zero costs as much as the second pass, so no choice of what to
+subtract (the first example's mean, say) saves it. A convolution over time of 16 features is made of patches, which
+flax's, XLA's own, shows to be the slower way; in ``fit`` it is XLA's. Group norm has features last; Equinox has them
+first, so that groups lie together.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """

@@ -23,9 +23,8 @@ and 64 features both take as long. What was tried and was no faster: neighbourin
 2 x 2), kernels' gradients from patches, strides as features.
 
 The MLP with batch norm is the one network that flax, compiled as XLA does by itself, trains faster: YNNPACK's products
-with 512 x 512 weights take less than Eigen's, and what a program is compiled with holds for all of it (compiled by
-default jaxnet takes as long as flax). Products whose gradients read every matrix in order take half the time by
-themselves, and the same in a training step.
+with 512 x 512 weights take less than Eigen's, and what a program is compiled with holds for all of it. Gradients
+whose products read every matrix in order were tried, and were no faster in a training step.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """

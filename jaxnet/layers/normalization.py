@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxnet.layer import Layer, Spec, along_features, as_spec, check_features
 from jaxnet.ops.parameters import making_masks, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in
-from jaxnet.ops.reductions import average, standardize, valid_rows
+from jaxnet.ops.reductions import average, scale_and_offset, standardize, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
 _ones, _zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
@@ -63,7 +63,7 @@ def batch_norm(*, momentum: Any = 0.9, epsilon: Any = 1e-5, scale: bool = True, 
         running = state["mean"], state["variance"]
         if not train:
             mean, variance = (along_features(kept.astype(x.dtype), x) for kept in running)
-            return _affine((x - mean) * _over_root(variance, epsilon), *affine), state
+            return scale_and_offset((x - mean) * _over_root(variance, epsilon), *affine), state
         counted, rows = inside, valid_rows()
         if rows is not None:
             if len(rows) != len(x):
@@ -135,7 +135,7 @@ def rms_norm(*, epsilon: Any = 1e-6, scale: bool = True) -> Layer:
     def normalize(x, state, inside, train, *affine):
         active = along_features(state["active"], x) if state else None
         square = average(jnp.square(x), (x.ndim - 1,), active)
-        return _affine(x * _over_root(square, epsilon), *affine), state
+        return scale_and_offset(x * _over_root(square, epsilon), *affine), state
 
     return _normalization("rms_norm", normalize, epsilon, scale=scale, offset=False, memory=_active_only)
 
@@ -277,12 +277,7 @@ def _standardized(x, axes, epsilon, counted, active, scale, offset, groups: int 
     if active is None:
         return standardize(x, axes, epsilon, counted, scale, offset, groups)[0]
     y = standardize(x, axes, epsilon, counted, groups=groups)[0]
-    return _affine(jnp.where(active, y, jnp.zeros((), y.dtype)), scale, offset)
-
-
-def _affine(y: jax.Array, scale: jax.Array | None, offset: jax.Array | None) -> jax.Array:
-    y = y if scale is None else y * scale
-    return y if offset is None else y + offset
+    return scale_and_offset(jnp.where(active, y, jnp.zeros((), y.dtype)), scale, offset)
 
 
 def _over_root(square: jax.Array, epsilon: Any) -> jax.Array:

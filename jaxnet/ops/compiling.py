@@ -26,8 +26,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
     On a CPU, XLA of 2026 hands matmuls and convolutions to YNNPACK, which runs them on one core up to sizes where two
     would take half the time, all convolutions but the narrowest among them. Here they stay with Eigen, which splits
-    them over all cores; sums stay with YNNPACK. Training steps on two cores took 0.43 of the time of a loop by
-    hand that is compiled by default (LeNet 32-64-256), 0.85 (MLP 784-16-10), 0.84 (ResNet 8), 0.90 (LSTM), 1.00 (MLP
+    them over all cores; sums stay with YNNPACK. Training steps on two cores took 0.40 of the time of a loop by
+    hand that is compiled by default (LeNet 32-64-256), 0.75 (MLP 784-16-10), 0.79 (ResNet 8), 0.84 (LSTM), 0.87 (MLP
     784-512-10): ``python -m experiments.benchmarks lanes``, the columns of one at a time.
 
     And barriers (``lax.optimization_barrier``) hold: XLA for a CPU drops them before it fuses, and then computes what a
@@ -35,7 +35,9 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     1.0 ms for relu of 128 x 28 x 28 x 16 numbers, and takes 0.5; a training step of ResNet 8 took 47 ms, and takes 42.
 
     Two options more, for vectors of 512 bits where the processor has them (XLA takes 256), and for fewer copies in
-    loops: training steps took 0.95 of the time (LSTM), 0.93 (VAE), 0.98 (MLP with batch norm), others were the same.
+    loops: training steps took 0.95 of the time (LSTM), 0.93 (VAE), 0.98 (MLP with batch norm), others were the same:
+    ``python -m experiments.benchmarks networks`` with and without ``XLA_FLAGS="--xla_cpu_prefer_vector_width=256
+    --xla_cpu_copy_insertion_use_region_analysis=false"``.
 
     Whoever sets ``xla_cpu_experimental_ynn_fusion_type`` in ``XLA_FLAGS`` has that, and none of this; who sets another
     of the options has that. One that XLA doesn't know is left out.

@@ -151,8 +151,8 @@ def _standardize(axes, groups, x, epsilon, counted, scale, offset):
 def _standardized(axes, groups, x, epsilon, counted, scale, offset):
     mean, variance = moments(x, axes, counted, groups)
     root = jax.lax.rsqrt(variance + epsilon)
-    y = (x - _spread(mean, x, groups)) * _scaled(_spread(root, x, groups), scale)
-    return (y if offset is None else y + offset, mean, variance), mean, root
+    y = (x - _spread(mean, x, groups)) * scale_and_offset(_spread(root, x, groups), scale)
+    return (scale_and_offset(y, None, offset), mean, variance), mean, root
 
 
 def _standardize_forward(axes, groups, *arguments):
@@ -170,7 +170,7 @@ def _standardize_backward(axes, groups, saved, gradients):
     first, then = ([axis for axis in axes if (like[axis] == 1) == constant] for constant in (True, False))
     totals = jnp.sum(dy, first, keepdims=True)
     alongs = jnp.sum(dy * (x - alone), first, keepdims=True)
-    total, along = (_total(_scaled(of, scale), then, None, groups) for of in (totals, alongs))
+    total, along = (_total(scale_and_offset(of, scale), then, None, groups) for of in (totals, alongs))
     of_square = -0.5 * root**3 * along  # with respect to variance + epsilon
     count = _count(x, axes, counted, groups)
     slope = 2 * (dvariance + of_square) / count
@@ -178,11 +178,13 @@ def _standardize_backward(axes, groups, saved, gradients):
     if counted is not None:
         dx = jnp.where(counted, dx, jnp.zeros((), x.dtype))
     dscale, doffset = _like(spread(root) * alongs, scale), _like(totals, offset)
-    return dy * _scaled(spread(root), scale) + dx, jnp.sum(of_square), None, dscale, doffset
+    return dy * scale_and_offset(spread(root), scale) + dx, jnp.sum(of_square), None, dscale, doffset
 
 
-def _scaled(x: jax.Array, scale: jax.Array | None) -> jax.Array:
-    return x if scale is None else x * scale
+def scale_and_offset(x: jax.Array, scale: jax.Array | None, offset: jax.Array | None = None) -> jax.Array:
+    """``x * scale + offset``, of which either may be None, for 1 and 0."""
+    x = x if scale is None else x * scale
+    return x if offset is None else x + offset
 
 
 def _like(gradient: jax.Array, of: jax.Array | None) -> jax.Array | None:

@@ -563,6 +563,7 @@ class _Run:
         outcome.kept = {i: outcome.kept[i] for i in self._leaders(list(outcome.kept), self.plan.units, self.keep)}
 
     def _remember_files(self, record: Mapping[str, Any]) -> None:
+        """Which files a record has, for ``_forget_files``."""
         for role in ("parked", "kept"):
             if record[role]:
                 self.files[_lanes_file(record, role)] = role, record[role], record["units"]
