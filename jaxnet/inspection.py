@@ -172,8 +172,7 @@ def linear_map(layer: Any, params: Any, spec: Any, state: Any = None) -> jax.Arr
     kept = layer.init(jax.random.key(0), spec)[1] if state is None else state
 
     def flat(x):
-        with lowered_as("patches"):  # which has a forward mode, whatever the size
-            return layer.apply(params, kept, x.reshape(1, *spec.shape))[0].ravel()
+        return layer.apply(params, kept, x.reshape(1, *spec.shape))[0].ravel()
 
     origin = jnp.zeros(math.prod(spec.shape), spec.dtype)
     off = 0.0

@@ -7,16 +7,19 @@ import contextvars
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from jaxnet.ops.compiling import multiplied_by_eigen
 from jaxnet.ops.products import product
+from jaxnet.ops.varying import varying_alike
 
 # Compiling grows with the slices, one for each place in the kernel. 5 x 5 x 5 still pays.
 MOST_SLICES = 128
@@ -25,28 +28,40 @@ MOST_SLICES = 128
 # catches up; beyond, patches take several times the input's memory and win nothing.
 MOST_ENTRIES = 576
 
-# On a CPU, how many bytes of patches are made at once. Up to some 15 MB they tie with XLA's convolution in float32 or
-# win; beyond, they fall out of the cache, and training steps take twice as long (29 MB: 3 x 3 from 32 to 32 features
-# on 14 x 14, from 16 to 16 on 28 x 28, batches of 128). In three dimensions they always win. With strides of 2,
-# gradients of 3 x 3 from 16 to 32 on 28 x 28 (14 MB) took 0.53 of the time of patches, of 5 x 5 0.28, from 64 to 128
-# on 56 x 56 0.78; from 32 to 64 on 14 x 14 (7 MB), whose patches are made, they would take 1.7. Transposed convolutions
-# from 128 to 64 on 7 x 7, 4 x 4, took 0.31, from 64 to 32 on 14 x 14 0.36, and 0.19 forward.
-MOST_BYTES = 12 * 2**20
+# On a CPU, how many bytes patches and what is made of them may have together. Beyond, they fall out of the cache, and
+# XLA's convolution is faster: training steps took 0.5 of the time of patches for 3 x 3 from 32 to 32 features on
+# 14 x 14 and from 16 to 16 on 28 x 28 (batches of 128), 0.83 from 1 to 32 (16 MB) and from 3 to 64, 0.75 from 3 to 16 on
+# 32 x 32. Below, it took 1.1 from 1 to 32 for batches of 32 (4 MB), 1.1 from 8 to 32 on 14 x 14 (10 MB), 1.6 from 4 to
+# 32 (7 MB). In three dimensions patches always win. With strides of 2, gradients of 3 x 3 from 16 to 32 on 28 x 28 took
+# 0.53 of the time of patches, of 5 x 5 0.28, from 64 to 128 on 56 x 56 0.78; from 32 to 64 on 14 x 14 (9 MB), whose
+# patches are made, they would take 1.7. Transposed convolutions from 128 to 64 on 7 x 7, 4 x 4, took 0.31, from 64 to
+# 32 on 14 x 14 0.36, and 0.19 forward.
+MOST_BYTES = 14 * 10**6
 
-# On a CPU, where Eigen multiplies (see ops.compiling), from how many input features on XLA's convolution always wins:
-# 3 x 3 from 16 to 32 features on 14 x 14 took 0.60 of the time of patches, from 64 to 64 on 7 x 7 0.57, and 0.98 and
-# 0.78 for batches of 32; 5 x 5 from 6 to 16 took 1.16, 3 x 3 from 8 to 8 up to 1.17.
+# On a CPU, where Eigen multiplies (see ops.compiling) or in one dimension, from how many input features on XLA's
+# convolution always wins: 3 x 3 from 16 to 32 features on 14 x 14 took 0.60 of the time of patches, from 64 to 64 on
+# 7 x 7 0.57, and 0.98 and 0.78 for batches of 32; 5 x 5 from 6 to 16 took 1.16, 3 x 3 from 8 to 8 up to 1.17. In one,
+# 128 steps and a kernel of 5, 0.56 forward from 16 to 32, and 0.73 of a step from 32 to 32, 1.06 from 8 to 16.
 LEAST_NATIVE_FEATURES = 16
 
-# On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), and for how many features
-# that is worth its zeros. Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone,
-# gradients of 5 x 5 from 1 to 6 took 0.48, of 3 x 3 from 8 to 8 0.66, from 1 to 16 1.09, from 32 to 32 1.3.
+# On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), for how many features that
+# may be worth its zeros, and how many products for each feature of one it may take, as multiples of those without.
+# Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone, gradients of 5 x 5 from 1
+# to 6 took 0.41, of a kernel of 9 from 8 to 8 0.55, of 3 x 3 from 8 to 8 0.79; steps of 3 x 3 from 8 to 16 on 14 x 14
+# 1.25, of a kernel of 3 from 4 to 12 1.13.
 BLOCK = 4
 MOST_BLOCKED_FEATURES = 16
+MOST_BLOCKED_PRODUCTS = 26
+
+# On a CPU, from how many input features on blocks may be too large. Of fewer (an image's colours), training steps took
+# 0.53 of the time of XLA's convolution for 5 x 5 from 3 to 6 features on 64 x 64 (75 MB), from 3 to 8 0.7, from 4 to 8
+# on 28 x 28 1.0.
+LEAST_LARGE_FEATURES = 5
 
 # On a CPU, how many times as long the kernel may become of a strided convolution whose gradients are XLA's (_of_input).
 MOST_FOLDED = 2
 
+_How = Literal["native", "canonical", "patches", "blocks"]
 _lowering: contextvars.ContextVar[str | None] = contextvars.ContextVar("lowering", default=None)
 
 
@@ -68,7 +83,7 @@ def convolve(
     are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
     ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``), or has ``LEAST_NATIVE_FEATURES`` in a
     program that ``fit`` or a search compiles, goes to it too, with gradients that are such convolutions themselves
-    (``_canonical``), and has no forward mode (``jax.jvp``).
+    (``_canonical``).
 
     Args:
       x: ``[batch, *space, in_features]``.
@@ -93,17 +108,19 @@ def convolve(
         seen = [n - more for n, more in zip(x.shape[1:-1], unseen, strict=True)]
         x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *seen, x.shape[-1])) if any(unseen) else x
         return _canonical(_options(strides, dilation, padding), x, w)
-    y = (_native if how == "native" else _by_patches)(x, w, strides, dilation, padding, groups)
+    y = _computed(how, x, w, strides, dilation, padding, groups)
     return lax.optimization_barrier(y) if multiplied_by_eigen() else y  # and its gradient is whole before it is copied
 
 
-def _by_patches(x, w, strides, dilation, padding, groups):
+def _computed(how: _How, x, w, strides, dilation, padding, groups):
+    if how == "native":
+        return _native(x, w, strides, dilation, padding, groups)
     dtype, kernel, in_features, out_features = x.dtype, w.shape[:-2], x.shape[-1], w.shape[-1]
     if any(map(any, padding)):
         edges = [(0, 0), *padding, (0, 0)]
         x = lax.pad(x, jnp.zeros((), dtype), [(low, high, 0) for low, high in edges])
     if groups == 1:
-        if _blocks_pay(kernel, strides, out_features):
+        if how == "blocks":
             return _in_blocks(x, w, strides, dilation)
         return product(patches(x, kernel, strides, dilation), w.reshape(-1, out_features))
 
@@ -151,7 +168,7 @@ def convolve_transposed(
         return lax.pad(y, jnp.zeros((), dtype), [(0, 0, 0), *((0, more, 0) for more in unseen), (0, 0, 0)])
 
     def forth(y):
-        seen = (_native if how == "native" else _by_patches)(y, w, strides, dilation, crop, 1)
+        seen = _computed(how, y, w, strides, dilation, crop, 1)
         return lax.slice(seen, (0,) * x.ndim, x.shape)  # a wide output may have windows that nothing came from
 
     return jax.linear_transpose(forth, made)(x)[0]
@@ -202,8 +219,8 @@ def _snug(space, kernel, strides, dilation, padding) -> tuple[list[tuple[int, in
     return kept, [more - less for more, less in zip(over, cut, strict=True)]
 
 
-def _how(x, w, strides, dilation, padding, groups) -> Literal["native", "canonical", "patches"]:
-    kernel, in_features = w.shape[:-2], x.shape[-1]
+def _how(x, w, strides, dilation, padding, groups) -> _How:
+    kernel, in_features, out_features = w.shape[:-2], x.shape[-1], w.shape[-1]
     volume, on_cpu, forced = math.prod(kernel), jax.default_backend() == "cpu", _lowering.get()
     if forced == "native":
         return "native"
@@ -211,24 +228,29 @@ def _how(x, w, strides, dilation, padding, groups) -> Literal["native", "canonic
         return "patches"
     if volume > MOST_SLICES or not (on_cpu or volume * in_features // groups <= MOST_ENTRIES):
         return "native"
-    if forced or not on_cpu or groups > 1 or len(kernel) > 2 or w.dtype != jnp.float32:
+    if forced or not on_cpu or groups > 1:
         return "patches"
+
+    rows = x.shape[0] * math.prod(_counts(x.shape[1:-1], kernel, strides, dilation, padding))
+    how, size = "patches", w.dtype.itemsize * rows * (volume * in_features + out_features)
+    if kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES:
+        seen = BLOCK + dilation[-1] * (kernel[-1] - 1)  # by a block, along the last axis
+        cheap = out_features * seen <= MOST_BLOCKED_PRODUCTS * kernel[-1]
+        if cheap and in_features < LEAST_LARGE_FEATURES:
+            return "blocks"
+        if cheap or size > MOST_BYTES:
+            entries = volume * in_features * seen // (BLOCK * kernel[-1])
+            how, size = "blocks", w.dtype.itemsize * rows * (entries + out_features)
+
+    if len(kernel) > 2 or w.dtype != jnp.float32:
+        return how
     if max(strides) == 1:
         if any(max(edges) > d * (k - 1) for k, d, edges in zip(kernel, dilation, padding, strict=True)):
-            return "patches"  # gradients would need negative padding
+            return how  # gradients would need negative padding
     elif max(dilation) > 1 or math.prod(map(operator.mul, _folded(kernel, strides), strides)) > MOST_FOLDED * volume:
-        return "patches"
-    if multiplied_by_eigen() and in_features >= LEAST_NATIVE_FEATURES:
-        return "canonical"
-    entries = x.shape[0] * math.prod(_counts(x.shape[1:-1], kernel, strides, dilation, padding)) * volume * in_features
-    if _blocks_pay(kernel, strides, w.shape[-1]):  # the patch of a block is shorter than those of its outputs
-        entries = entries * (BLOCK + dilation[-1] * (kernel[-1] - 1)) // (BLOCK * kernel[-1])
-    return "canonical" if 4 * entries > MOST_BYTES else "patches"
-
-
-def _blocks_pay(kernel: Sequence[int], strides: Sequence[int], out_features: int) -> bool:
-    wide = kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES
-    return wide and jax.default_backend() == "cpu" and _lowering.get() is None
+        return how
+    always = in_features >= LEAST_NATIVE_FEATURES and (multiplied_by_eigen() or len(kernel) == 1)
+    return "canonical" if always or size > MOST_BYTES else how
 
 
 def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:
@@ -238,14 +260,14 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
     side by side in ``x``, and the matmul is ``BLOCK`` times as wide. Its matrix has ``w`` once for each of them, one
     place further each time, and zeros elsewhere (so what isn't finite spreads over its block).
     """
-    reach, out_features = dilation[-1] * (w.shape[-3] - 1), w.shape[-1]
+    reach, in_features, out_features = dilation[-1] * (w.shape[-3] - 1), *w.shape[-2:]
     width = x.shape[-2] - reach
-    blocks = -(-width // BLOCK)
+    blocks, beyond = -(-width // BLOCK), -(-reach // BLOCK)
     zero, kept = jnp.zeros((), x.dtype), (0, 0, 0)
-    x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, BLOCK * blocks - width, 0), kept])
-    starts = range(0, BLOCK * blocks, BLOCK)
-    x = jnp.stack([lax.slice_in_dim(x, at, at + BLOCK + reach, axis=x.ndim - 2) for at in starts], axis=-3)
-    x = x.reshape(*x.shape[:-2], -1)  # [batch, *space, blocks, (BLOCK + reach) * in_features]
+    x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, BLOCK * (blocks + beyond) - x.shape[-2], 0), kept])
+    x = x.reshape(*x.shape[:-2], blocks + beyond, BLOCK * in_features)
+    seen = [x[..., at : at + blocks, : (reach - BLOCK * (at - 1)) * in_features] for at in range(1 + beyond)]
+    x = lax.concatenate(seen, x.ndim - 1)  # [batch, *space, blocks, (BLOCK + reach) * in_features]
     x = patches(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
     moved = [
         lax.pad(w, zero, [*[kept] * (w.ndim - 3), (at, BLOCK - 1 - at, dilation[-1] - 1), kept, kept])
@@ -266,27 +288,29 @@ def _options(strides, dilation, padding) -> _Options:
     return _Options(tuple(strides), tuple(dilation), tuple((low, high) for low, high in padding))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _canonical(options: _Options, x: jax.Array, w: jax.Array) -> jax.Array:
     """XLA's convolution. Its gradients are two more of its layout, which XLA hands to a library.
 
     JAX's have their axes in another order. XLA puts them right outside of loops only; inside a ``scan`` it multiplies
-    number by number. The three functions here are one product of three arrays, each with one of them left out, and so
-    each has its gradients in the two others.
+    number by number. To JAX it is a primitive, linear in both arguments, with transposes of its own: so all
+    derivatives are there, of any order, forward and backward.
     """
-    return _plain(*options)(x, w)
+    return _convolution.bind(*varying_alike(x, w), options=options)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Array:
     """The gradient of ``x`` ``[batch, *space, in_features]``."""
     axes = range(w.ndim - 2)
     if max(options.strides) > 1:
         return _of_folded_input(options, dy, w)
     reach = [d * (k - 1) for d, k in zip(options.dilation, w.shape, strict=False)]
-    padding = tuple((r - low, r - high) for r, (low, high) in zip(reach, options.padding, strict=True))
+    edges = [(r - low, r - high) for r, (low, high) in zip(reach, options.padding, strict=True)]
+    if min(map(min, edges)) < 0:  # what is made from padding alone
+        cut = [(min(low, 0), min(high, 0), 0) for low, high in edges]
+        dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *cut, (0, 0, 0)])
+    padding = [(max(low, 0), max(high, 0)) for low, high in edges]
     flipped = jnp.swapaxes(jnp.flip(w, axes), -1, -2)
-    return _plain((1,) * len(axes), options.dilation, padding)(dy, flipped)
+    return _canonical(_options((1,) * len(axes), options.dilation, padding), dy, flipped)
 
 
 def _folded(kernel, strides) -> list[int]:
@@ -319,61 +343,42 @@ def _of_folded_input(options: _Options, dy: jax.Array, w: jax.Array) -> jax.Arra
     return lax.pad(dx, zero, [(0, 0, 0), *cut, (0, 0, 0)])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _of_kernel(options: _Options, x: jax.Array, dy: jax.Array) -> jax.Array:
     """The gradient of ``w`` ``[*kernel, in_features, out_features]``: examples are features here, and the reverse."""
     x, dy = lax.optimization_barrier((x, dy))  # else what made them is computed again, in the order of the transpose
-    convolved = _plain(options.dilation, options.strides, options.padding)
-    return jnp.moveaxis(convolved(jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)), 0, -2)
+    over = _Options(options.dilation, options.strides, options.padding)
+    return jnp.moveaxis(_canonical(over, jnp.swapaxes(x, 0, -1), jnp.moveaxis(dy, 0, -2)), 0, -2)
 
 
-def _with_gradients(of: Any, first: Callable[..., jax.Array], second: Callable[..., jax.Array]) -> None:
-    of.defvjp(
-        lambda options, *factors: (of(options, *factors), factors),
-        lambda options, factors, gradient: (
-            first(options, *factors, gradient),
-            second(options, *factors, gradient),
-        ),
+def _lanes(factors, axes, *, options: _Options):
+    """Lanes with weights of their own take turns, others are a larger batch."""
+    x, w = (
+        factor if axis is None else jnp.moveaxis(factor, axis, 0) for factor, axis in zip(factors, axes, strict=True)
     )
+    if axes[1] is None:
+        y = _canonical(options, x.reshape(-1, *x.shape[2:]), w)
+        return y.reshape(len(x), -1, *y.shape[1:]), 0
+    if axes[0] is None:
+        return lax.map(lambda w: _canonical(options, x, w), w), 0
+    return lax.map(lambda lane: _canonical(options, *lane), (x, w)), 0
 
 
-_with_gradients(
-    _canonical,
-    lambda options, x, w, dy: _of_input(options, dy, w),
-    lambda options, x, w, dy: _of_kernel(options, x, dy),
+def _plain(x, w, *, options: _Options):
+    return _native(x, w, *options, 1)
+
+
+_convolution = Primitive("canonical_convolution")
+_convolution.def_impl(jax.jit(_plain, static_argnames="options"))
+_convolution.def_abstract_eval(
+    lambda x, w, *, options: jax.make_jaxpr(functools.partial(_plain, options=options))(x, w).out_avals[0]
 )
-_with_gradients(
-    _of_input,
-    lambda options, dy, w, x: _canonical(options, x, w),
-    lambda options, dy, w, x: _of_kernel(options, x, dy),
+mlir.register_lowering(_convolution, mlir.lower_fun(_plain, multiple_results=False))
+batching.primitive_batchers[_convolution] = _lanes
+ad.defbilinear(
+    _convolution,
+    lambda dy, x, w, *, options: _of_input(options, dy, w),
+    lambda dy, x, w, *, options: _of_kernel(options, x, dy),
 )
-_with_gradients(
-    _of_kernel,
-    lambda options, x, dy, w: _of_input(options, dy, w),
-    lambda options, x, dy, w: _canonical(options, x, w),
-)
-
-
-@functools.cache
-def _plain(strides, dilation, padding) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """XLA's convolution, features last. Lanes with weights of their own take turns, others are a larger batch."""
-
-    @jax.custom_batching.custom_vmap
-    def run(x, w):
-        return _native(x, w, strides, dilation, padding, 1)
-
-    @run.def_vmap
-    def lanes(axis_size, batched, x, w):
-        if not batched[1]:
-            y = run(x.reshape(-1, *x.shape[2:]), w)
-            y = y.reshape(axis_size, -1, *y.shape[1:])
-        elif batched[0]:
-            y = lax.map(lambda lane: run(*lane), (x, w))
-        else:
-            y = lax.map(lambda w: run(x, w), w)
-        return y, True
-
-    return run
 
 
 def _native(x, w, strides, dilation, padding, groups):

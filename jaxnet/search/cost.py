@@ -155,10 +155,9 @@ def _count(jaxpr: Any) -> tuple[float, float, float]:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             flops += 2 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            out_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            flops += 2 * size * math.prod(kernel) / kernel[out_axis]
+        elif equation.primitive.name in ("conv_general_dilated", "canonical_convolution"):
+            kernel, numbers = equation.invars[1].aval.shape, equation.params.get("dimension_numbers")
+            flops += 2 * size * math.prod(kernel) / kernel[numbers.rhs_spec[0] if numbers else -1]
     return flops, traffic, work
 
 

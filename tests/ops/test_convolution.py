@@ -48,6 +48,7 @@ def case(request):
 def tiny_cache(monkeypatch):
     """Patches of a kernel with more than one place never fit."""
     monkeypatch.setattr(convolution, "MOST_BYTES", 0)
+    monkeypatch.setattr(convolution, "LEAST_LARGE_FEATURES", 0)
 
 
 def natively(run, how="native"):
@@ -198,13 +199,15 @@ def test_what_is_too_large_for_patches_has_the_same_gradients_to_the_second_orde
             return jnp.sum(dx**2) + jnp.sum(jnp.cos(dw))
 
         def of_one(x, w):
-            return run(x, w), jax.grad(first, (0, 1))(x, w), jax.grad(second, (0, 1))(x, w)
+            gradient = jax.grad(first, (0, 1))
+            forward = jax.jvp(gradient, (x, w), (jnp.cos(x), jnp.sin(w)))
+            return run(x, w), gradient(x, w), jax.grad(second, (0, 1))(x, w), forward
 
         alone = jax.jit(of_one)(x[0], w[0])
         return alone, *(jax.jit(jax.vmap(of_one, axes))(*lanes) for axes, lanes in LANES)
 
     LANES = ((0, 0), (x, w)), ((None, 0), (x[0], w)), ((0, None), (x, w[0]))
-    found = "custom_vjp_call" in primitives(run, x[0], w[0])
+    found = "canonical_convolution" in primitives(run, x[0], w[0])
     wide = any(max(edges) > d * (k - 1) for edges, d, k in zip(padding, dilation, kernel, strict=True))
     folded = np.prod([-(-k // s) * s for k, s in zip(kernel, strides, strict=True)])
     strided = max(dilation) == 1 and folded <= convolution.MOST_FOLDED * np.prod(kernel)
@@ -230,7 +233,7 @@ def test_a_large_transposed_convolution_is_one_too(kernel, strides, dilation, cr
     def run(x, w):
         return convolve_transposed(x, w, strides=strides, dilation=dilation, crop=crop, space=space)
 
-    assert "custom_vjp_call" in primitives(run, x, w)
+    assert "canonical_convolution" in primitives(run, x, w)
 
     def everything(run):
         return run(x, w), *jax.grad(lambda x, w: jnp.sum(run(x, w) ** 3), (0, 1))(x, w)
@@ -240,16 +243,23 @@ def test_a_large_transposed_convolution_is_one_too(kernel, strides, dilation, cr
 
 
 def test_how_large_patches_are():
-    """Bytes by hand: 2 examples of 5 x 4 windows that see 3 x 3 x 6 numbers each; blocks of 4 see 3 x 6 x 6."""
-    x, wide, narrow = jnp.ones((2, 7, 6, 6)), jnp.ones((3, 3, 6, 32)), jnp.ones((3, 3, 6, 16))
-    rest = (1, 1), (1, 1), ((0, 0), (0, 0)), 1
+    """Bytes by hand: 2 examples of 5 x 4 windows see 3 x 3 x 6 numbers each, or blocks of 4 windows 3 x 6 x 6."""
+
+    def how(features, most, in_features=6, dtype=jnp.float32):
+        x, w = jnp.ones((2, 7, 6, in_features)), jnp.ones((3, 3, in_features, features), dtype)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolution, "MOST_BYTES", most)
+            return convolution._how(x, w, (1, 1), (1, 1), ((0, 0), (0, 0)), 1)
+
+    rows = 2 * 5 * 4
+    assert how(32, 1, dtype=jnp.bfloat16) == "patches"
     if jax.default_backend() == "cpu":
-        for w, most in ((wide, 2 * 5 * 4 * 54 * 4), (narrow, 2 * 5 * 108 * 4)):
-            for limit, how in ((most, "patches"), (most - 1, "canonical")):
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(convolution, "MOST_BYTES", limit)
-                    assert convolution._how(x, w, *rest) == how
-    assert convolution._how(x, wide.astype(jnp.bfloat16), *rest) == "patches"
+        wide, blocks = (54 + 32) * rows * 4, (54 // 2 + 16) * rows * 4
+        assert [how(32, most) for most in (wide, wide - 1)] == ["patches", "canonical"]
+        assert [how(16, most) for most in (wide, blocks, blocks - 1)] == ["patches", "blocks", "canonical"]
+        assert [how(8, most) for most in (wide, 1)] == ["blocks", "canonical"]
+        assert [how(8, 1, colours) for colours in (4, 5)] == ["blocks", "canonical"]
+        assert [how(14, 1, colours) for colours in (4, 5)] == ["canonical", "canonical"]
 
 
 def test_the_switch_ends_with_its_block_even_after_an_error():
@@ -305,9 +315,10 @@ def test_networks_of_different_widths_in_lanes_equal_each_alone(key):
 def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
     """One row of the matmul for ``BLOCK`` places of 6; elsewhere, with strides, and for many features, one for each."""
 
-    def rows(features, stride=1):
-        x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((3, 3, 2, features))
-        arguments = {"strides": (1, stride), "dilation": (1, 1), "padding": ((1, 1), (1, 1))}
+    def rows(features, stride=1, kernel=3):
+        x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((kernel, kernel, 2, features))
+        edges = (kernel // 2, kernel // 2)
+        arguments = {"strides": (1, stride), "dilation": (1, 1), "padding": (edges, edges)}
         (dot,) = (
             equation
             for equation in jax.make_jaxpr(lambda x, w: convolve(x, w, **arguments))(x, w).eqns
@@ -315,8 +326,9 @@ def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
         )
         return dot.outvars[0].aval.shape
 
-    assert rows(MOST_BLOCKED_FEATURES) == (1, 6, 2, BLOCK * MOST_BLOCKED_FEATURES)
-    assert rows(MOST_BLOCKED_FEATURES + 1) == (1, 6, 6, MOST_BLOCKED_FEATURES + 1)
+    for most, kernel in ((13, 3), (MOST_BLOCKED_FEATURES, 5)):  # 13 x 6 / 3 = 26 products, 14 x 6 / 3 = 28
+        assert rows(most, kernel=kernel) == (1, 6, 2, BLOCK * most)
+        assert rows(most + 1, kernel=kernel) == (1, 6, 6, most + 1)
     assert rows(3, stride=2) == (1, 6, 3, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert rows(3) == (1, 6, 6, 3)
