@@ -1,7 +1,7 @@
 """Normalisation: of activations by their own statistics, and of weights by their largest singular value.
 
-The statistics are taken in float32 at least, whatever the input's dtype. Where they are the input's own, layers have a
-gradient of their own (``ops/reductions.standardize``), for reverse mode only.
+The statistics are taken in float32 at least, whatever the input's dtype. Where they are the input's own, their
+derivatives are written out (``ops/reductions.standardize``).
 """
 
 from __future__ import annotations

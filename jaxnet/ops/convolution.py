@@ -29,13 +29,13 @@ MOST_SLICES = 128
 MOST_ENTRIES = 576
 
 # On a CPU, how many bytes patches and what is made of them may have together. Beyond, they fall out of the cache, and
-# XLA's convolution is faster: training steps took 0.5 of the time of patches for 3 x 3 from 32 to 32 features on
-# 14 x 14 and from 16 to 16 on 28 x 28 (batches of 128), 0.83 from 1 to 32 (16 MB) and from 3 to 64, 0.75 from 3 to 16 on
-# 32 x 32. Below, it took 1.1 from 1 to 32 for batches of 32 (4 MB), 1.1 from 8 to 32 on 14 x 14 (10 MB), 1.6 from 4 to
-# 32 (7 MB). In three dimensions patches always win. With strides of 2, gradients of 3 x 3 from 16 to 32 on 28 x 28 took
-# 0.53 of the time of patches, of 5 x 5 0.28, from 64 to 128 on 56 x 56 0.78; from 32 to 64 on 14 x 14 (9 MB), whose
-# patches are made, they would take 1.7. Transposed convolutions from 128 to 64 on 7 x 7, 4 x 4, took 0.31, from 64 to
-# 32 on 14 x 14 0.36, and 0.19 forward.
+# XLA's convolution is faster: training steps took 0.5 of the time of patches for 3 x 3 from 32 to 32 features on 14 x
+# 14 and from 16 to 16 on 28 x 28 (batches of 128), 0.83 from 1 to 32 (16 MB) and from 3 to 64, 0.75 from 3 to 16 on
+# 32 x 32. Below, it took 1.1 from 1 to 32 for batches of 32 (4 MB), 1.1 from 8 to 32 on 14 x 14 (10 MB), 1.6 from 4
+# to 32 (7 MB). In three dimensions patches always win. With strides of 2, gradients of 3 x 3 from 16 to 32 on 28 x 28
+# took 0.53 of the time of patches, of 5 x 5 0.28, from 64 to 128 on 56 x 56 0.78; from 32 to 64 on 14 x 14 (9 MB),
+# whose patches are made, they would take 1.7. Transposed convolutions from 128 to 64 on 7 x 7, 4 x 4, took 0.31, from
+# 64 to 32 on 14 x 14 0.36, and 0.19 forward.
 MOST_BYTES = 14 * 10**6
 
 # On a CPU, where Eigen multiplies (see ops.compiling) or in one dimension, from how many input features on XLA's
@@ -171,7 +171,8 @@ def convolve_transposed(
         seen = _computed(how, y, w, strides, dilation, crop, 1)
         return lax.slice(seen, (0,) * x.ndim, x.shape)  # a wide output may have windows that nothing came from
 
-    return jax.linear_transpose(forth, made)(x)[0]
+    start = varying_alike(jnp.zeros(made.shape, dtype), x)[0]
+    return jax.linear_transpose(forth, start)(x)[0]
 
 
 def patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnet.ops.varying import varying_alike
+
 Arrays = tuple[jax.Array, ...]
 Note = Callable[[jax.Array], jax.Array]
 
@@ -81,7 +83,9 @@ def recur(
       outputs: whether they are wanted; without them there is None.
     """
     run = _scan if cell.retreat is None else _recur
-    carry, made = run(_Options(cell, reverse, unroll, outputs), weights, x, carry, inside, kept)
+    leaves, tree = jax.tree.flatten((weights, x, carry, inside, kept))
+    arguments = jax.tree.unflatten(tree, varying_alike(*leaves))
+    carry, made = run(_Options(cell, reverse, unroll, outputs), *arguments)
     if made is not None and inside is not None:
         made = jnp.where(inside, made, jnp.zeros((), made.dtype))
     return carry, made
@@ -134,7 +138,8 @@ def _forward(options, weights, x, carry, inside, kept):
     # On a CPU a loop writes what it computes straight into a larger array only where nothing else reads it; all else is
     # written twice. So it reads it from there, and the barrier keeps XLA from seeing through that.
     in_place = jax.default_backend() == "cpu"
-    stacks = (jnp.zeros(shape, carry[0].dtype),) * options.cell.notes if in_place else ()
+    stack = varying_alike(jnp.zeros(shape, carry[0].dtype), carry[0])[0]
+    stacks = (stack,) * options.cell.notes if in_place else ()
 
     def body(loop, at):
         carry, stacks = loop

@@ -122,14 +122,14 @@ def standardize(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """``(x - mean) / sqrt(variance + epsilon) * scale + offset``, of all entries, and the moments of those that count.
 
-    The gradient is written out: with n entries that count, ``xhat`` the result without scale and offset, ``r = 1 /
+    Derivatives are written out: with n entries that count, ``xhat`` the result without scale and offset, ``r = 1 /
     sqrt(variance + epsilon)``,
 
-        dx = r (scale dy - (sum(scale dy) + xhat sum(scale dy xhat)) / n),  dscale = sum(dy xhat),  doffset = sum(dy)
+        dy = scale r (dx - (sum(dx) + xhat sum(xhat dx)) / n) + xhat dscale + doffset
 
-    Sums are first taken over the axes along which the scale is constant, so that there are two large ones, where JAX,
-    going back through mean and variance, takes six. It has no forward mode (``jax.jvp``); derivatives of the gradient
-    (``jax.hessian``) are there.
+    of which the gradient is the transpose. What is constant along an axis is added up before it is spread along it, so
+    that of the large sums in the gradient there are two, where JAX, going back through mean and variance, makes six;
+    and differences from the mean are made again where they are needed, so that nothing is kept but ``x``.
 
     Args:
       x, axes, counted, groups: as for ``moments``.
@@ -143,58 +143,53 @@ def standardize(
     return _standardize(tuple(axes), groups, x, jnp.asarray(epsilon, x.dtype), counted, scale, offset)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _standardize(axes, groups, x, epsilon, counted, scale, offset):
-    return _standardized(axes, groups, x, epsilon, counted, scale, offset)[0]
-
-
-def _standardized(axes, groups, x, epsilon, counted, scale, offset):
     mean, variance = moments(x, axes, counted, groups)
     root = jax.lax.rsqrt(variance + epsilon)
     y = (x - _spread(mean, x, groups)) * scale_and_offset(_spread(root, x, groups), scale)
-    return (scale_and_offset(y, None, offset), mean, variance), mean, root
+    return scale_and_offset(y, None, offset), mean, variance
 
 
-def _standardize_forward(axes, groups, *arguments):
-    x, epsilon, counted, scale, offset = (None if of is None else of.value for of in arguments)
-    results, mean, root = _standardized(axes, groups, x, epsilon, counted, scale, offset)
-    return results, (x, mean, root, counted, scale, offset)
+@functools.partial(_standardize.defjvp, symbolic_zeros=True)
+def _standardize_jvp(axes, groups, primals, tangents):
+    x, epsilon, counted, scale, _ = primals
+    y, mean, variance = _standardize(axes, groups, *primals)
+    root = jax.lax.rsqrt(variance + epsilon)
+    tangents = [None if isinstance(of, SymbolicZero) else of for of in tangents]
+    forward = functools.partial(_tangents, axes, groups)
+    dy, dmean, dvariance = jax.checkpoint(forward, prevent_cse=False)(x, mean, root, counted, scale, *tangents)
+    return (y, mean, variance), (dy, dmean, dvariance)
 
 
-def _standardize_backward(axes, groups, saved, gradients):
-    x, mean, root, counted, scale, offset = saved
-    dy, dmean, dvariance = (jnp.zeros(of.shape, x.dtype) if isinstance(of, SymbolicZero) else of for of in gradients)
+def _tangents(axes, groups, x, mean, root, counted, scale, dx, depsilon, _, dscale, doffset):
+    """Tangents of y, mean and variance, linear in those of the arguments, of which any may be None."""
     spread = functools.partial(_spread, x=x, groups=groups)
-    dy, alone = jax.lax.optimization_barrier((dy, spread(mean)))  # as in moments, and no difference of theirs
-    like = next((of.shape for of in (scale, offset) if of is not None), alone.shape)
-    first, then = ([axis for axis in axes if (like[axis] == 1) == constant] for constant in (True, False))
-    totals = jnp.sum(dy, first, keepdims=True)
-    alongs = jnp.sum(dy * (x - alone), first, keepdims=True)
-    total, along = (_total(scale_and_offset(of, scale), then, None, groups) for of in (totals, alongs))
-    of_square = -0.5 * root**3 * along  # with respect to variance + epsilon
-    count = _count(x, axes, counted, groups)
-    slope = 2 * (dvariance + of_square) / count
-    dx = spread((dmean - root * total) / count) + (x - spread(mean)) * spread(slope)
-    if counted is not None:
-        dx = jnp.where(counted, dx, jnp.zeros((), x.dtype))
-    dscale, doffset = _like(spread(root) * alongs, scale), _like(totals, offset)
-    return dy * scale_and_offset(spread(root), scale) + dx, jnp.sum(of_square), None, dscale, doffset
+    alone, _ = jax.lax.optimization_barrier((spread(mean), root))  # as in moments, and no difference of theirs
+    dy, dmean, dvariance = jnp.zeros((), x.dtype), jnp.zeros_like(mean), jnp.zeros_like(mean)
+    level, slope = doffset, None if dscale is None else spread(root) * dscale
+    if dx is not None:
+        inside = dx if counted is None else jnp.where(counted, dx, jnp.zeros((), x.dtype))
+        count = _count(x, axes, counted, groups)
+        dmean = _total(inside, axes, None, groups) / count
+        dvariance = 2 * _total((x - spread(mean)) * inside, axes, None, groups) / count
+        level = _sum(level, scale_and_offset(spread(-root * dmean), scale))
+        dy = dx * scale_and_offset(spread(root), scale)
+    if dx is not None or depsilon is not None:
+        of_square = dvariance if depsilon is None else dvariance + depsilon
+        slope = _sum(slope, scale_and_offset(spread(-0.5 * root**3 * of_square), scale))
+    dy = dy if slope is None else dy + (x - alone) * slope
+    return jnp.broadcast_to(_sum(level, dy), x.shape), dmean, dvariance
+
+
+def _sum(a: jax.Array | None, b: jax.Array) -> jax.Array:
+    return b if a is None else a + b
 
 
 def scale_and_offset(x: jax.Array, scale: jax.Array | None, offset: jax.Array | None = None) -> jax.Array:
     """``x * scale + offset``, of which either may be None, for 1 and 0."""
     x = x if scale is None else x * scale
     return x if offset is None else x + offset
-
-
-def _like(gradient: jax.Array, of: jax.Array | None) -> jax.Array | None:
-    """The gradient of what was broadcast."""
-    if of is None:
-        return None
-    return jnp.sum(gradient, [axis for axis, size in enumerate(of.shape) if size == 1], keepdims=True)
-
-
-_standardize.defvjp(_standardize_forward, _standardize_backward, symbolic_zeros=True)
 
 
 def softmax(x: jax.Array, counted: jax.Array | None = None) -> jax.Array:
