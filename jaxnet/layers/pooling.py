@@ -1,6 +1,6 @@
 """Pooling: one number for each window and feature. ``[batch, *space, features]``, with 1, 2 or 3 space axes.
 
-All kinds are one implementation and differ in the ``_Reduction`` that makes one number of many. Windows lie over each
+All kinds are one implementation and differ in the ``_Kind`` that makes one number of many. Windows lie over each
 feature by itself and make zero of zeros, so under sizes the mask of the active features goes through.
 """
 
@@ -18,6 +18,7 @@ from jax import lax
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.ops import windows
 from jaxnet.ops.parameters import parameter_dtype
+from jaxnet.ops.pooling import LARGEST, SMALLEST, SUM, Reduction, slide
 from jaxnet.ops.windows import Pairs
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -186,52 +187,19 @@ def adaptive_max_pool(shape: tuple[int, ...]) -> Layer:
     return _adaptive("adaptive_max_pool", _LARGEST, shape)
 
 
-class _Reduction(NamedTuple):
-    """One number of many.
+class _Kind(NamedTuple):
+    """What a pool makes of a window's cells.
 
     Args:
-      empty: of a dtype, the number that changes nothing.
-      along: ``(x, axis) -> y``, all of an axis as one.
-      sliding: the operation as ``lax.reduce_window`` knows it.
+      reduction: one number of many.
       before: of the input; after: of the reduced, and of how many cells each number was made.
       floats: whether inputs that are not floating become float32.
     """
 
-    empty: Callable[[Any], Any]
-    along: Callable[[jax.Array, int], jax.Array]
-    sliding: Callable[[Any, Any], Any]
+    reduction: Reduction
     before: Callable[[jax.Array], jax.Array] = lambda x: x
     after: Callable[[jax.Array, Any], jax.Array] = lambda y, counts: y
     floats: bool = False
-
-
-def _first(
-    wins: Callable[[Any, Any], Any], argument: Callable[..., jax.Array]
-) -> Callable[[jax.Array, int], jax.Array]:
-    """The extreme along an axis, with a gradient to the first of those that are equal, as ``reduce_window`` has it.
-
-    ``jnp.max`` would share the gradient among them, and a pool's slope would then depend on its strides.
-    """
-
-    def along(x, axis):
-        if x.shape[axis] > 16:  # a chain of selects is one pass over x, but a long one compiles slowly
-            best = jnp.expand_dims(argument(x, axis), axis)
-            chosen = lax.broadcasted_iota(best.dtype, x.shape, axis) == best
-            return jnp.where(chosen, x, jnp.zeros((), x.dtype)).sum(axis, dtype=x.dtype)
-        best, *others = (lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis]))
-        for other in others:
-            best = jnp.where(wins(other, best) | (other != other), other, best)  # NaN wins, as everywhere
-        return best
-
-    return along
-
-
-def _lowest(dtype):
-    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
-
-
-def _highest(dtype):
-    return np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).max
 
 
 def _floating(x: jax.Array) -> jax.Array:
@@ -245,13 +213,12 @@ def _power(x: jax.Array, exponent: Any) -> jax.Array:
     return jnp.where(positive, jnp.where(positive, x, 1) ** jnp.asarray(exponent, x.dtype), 0)
 
 
-_LARGEST = _Reduction(_lowest, _first(lax.gt, jnp.argmax), lax.max)
-_SMALLEST = _Reduction(_highest, _first(lax.lt, jnp.argmin), lax.min)
-_SUM = _Reduction(lambda dtype: 0, lambda x, axis: x.sum(axis), lax.add, before=_floating, floats=True)
+_LARGEST, _SMALLEST = _Kind(LARGEST), _Kind(SMALLEST)
+_SUM = _Kind(SUM, before=_floating, floats=True)
 _MEAN = _SUM._replace(after=lambda y, counts: y / jnp.asarray(counts, y.dtype))
 
 
-def _pool(name: str, reduction: _Reduction, window: Any, strides: Any, padding: Any, ceil: bool) -> Layer:
+def _pool(name: str, kind: _Kind, window: Any, strides: Any, padding: Any, ceil: bool) -> Layer:
     window = _integers(name, "window", window)
     sliding = windows.window(name, window, window if strides is None else strides, padding=padding)
     if not isinstance(sliding.padding, str) and any(
@@ -274,7 +241,7 @@ def _pool(name: str, reduction: _Reduction, window: Any, strides: Any, padding: 
         space = x.shape[1:-1]
         pads, output = place(space)
         counts = _cells_inside(space, sliding, pads, output)
-        return reduction.after(_slide(reduction, reduction.before(x), sliding, pads, output), counts)
+        return kind.after(slide(kind.reduction, kind.before(x), sliding, pads, output), counts)
 
     def over_time(x):
         if (sliding.padding == "SAME" and sliding.strides != (1,)) or ceil:
@@ -286,15 +253,15 @@ def _pool(name: str, reduction: _Reduction, window: Any, strides: Any, padding: 
             return None
         width, stride, (low, high) = window[0], sliding.strides[0], sliding.pairs(x.values.shape[1:-1])[0]
         pads, output = place(x.values.shape[1:-1])
-        values = reduction.before(x.replace(x.values).values)
-        values = x.replace(values, reduction.empty(values.dtype)).values
+        values = kind.before(x.replace(x.values).values)
+        values = x.replace(values, kind.reduction.empty(values.dtype)).values
         start = jnp.arange(output[0])[None] * stride - low
         counts = jnp.minimum(start + width, x.lengths[:, None]) - jnp.maximum(start, 0)  # [batch, windows]
-        y = reduction.after(_slide(reduction, values, sliding, pads, output), jnp.maximum(counts, 1)[..., None])
+        y = kind.after(slide(kind.reduction, values, sliding, pads, output), jnp.maximum(counts, 1)[..., None])
         fitting = jnp.where(x.lengths > 0, (x.lengths + (low + high - width)) // stride + 1, 0)
         return Sequence(y, jnp.maximum(fitting, 0)).replace(y)
 
-    return _over_space(name, len(window), pooled, lambda space: place(space)[1], reduction, over_time)
+    return _over_space(name, len(window), pooled, lambda space: place(space)[1], kind, over_time)
 
 
 def _place(sliding: windows.Window, space: tuple[int, ...], ceil: bool) -> tuple[Pairs, tuple[int, ...]]:
@@ -309,20 +276,6 @@ def _place(sliding: windows.Window, space: tuple[int, ...], ceil: bool) -> tuple
         pads.append((low, (count - 1) * stride + width - low - cells))
         output.append(count)
     return tuple(pads), tuple(output)
-
-
-def _slide(
-    reduction: _Reduction, x: jax.Array, sliding: windows.Window, pads: Pairs, output: tuple[int, ...]
-) -> jax.Array:
-    empty, window = np.array(reduction.empty(x.dtype), x.dtype), sliding.kernel
-    if window == sliding.strides:  # side by side: each cell is read once, so a reshape takes the place of windows
-        x = lax.pad(x, empty, [(0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0)])
-        for axis in reversed(range(len(window))):
-            lead, rest = x.shape[: axis + 1], x.shape[axis + 2 :]
-            x = reduction.along(x.reshape(*lead, output[axis], window[axis], *rest), axis + 2)
-        return x  # [batch, *output, features]
-    reached = [(0, 0), *((low, max(high, 0)) for low, high in pads), (0, 0)]
-    return lax.reduce_window(x, empty, reduction.sliding, (1, *window, 1), (1, *sliding.strides, 1), reached)
 
 
 def _cells_inside(space: tuple[int, ...], sliding: windows.Window, pads: Pairs, output: tuple[int, ...]) -> np.ndarray:
@@ -344,20 +297,20 @@ def _integers(name: str, what: str, value: Any) -> tuple[int, ...]:
     return windows.integers(name, what, value, len(value))
 
 
-def _adaptive(name: str, reduction: _Reduction, shape: Any) -> Layer:
+def _adaptive(name: str, kind: _Kind, shape: Any) -> Layer:
     shape = _integers(name, "shape", shape)
 
     def pooled(x):
-        x = reduction.before(x)
+        x = kind.before(x)
         for axis in reversed(range(1, 1 + len(shape))):
             cells, bins = x.shape[axis], shape[axis - 1]
             edges = [(i * cells // bins, -(-(i + 1) * cells // bins)) for i in range(bins)]
             parts = [lax.slice_in_dim(x, start, end, axis=axis) for start, end in edges]
             # Bins are boxes, so a mean is the mean of its rows' means.
-            x = jnp.stack([reduction.after(reduction.along(p, axis), p.shape[axis]) for p in parts], axis)
+            x = jnp.stack([kind.after(kind.reduction.along(p, axis), p.shape[axis]) for p in parts], axis)
         return x
 
-    return _over_space(name, len(shape), pooled, lambda space: shape, reduction)
+    return _over_space(name, len(shape), pooled, lambda space: shape, kind)
 
 
 def _over_space(
@@ -365,7 +318,7 @@ def _over_space(
     axes: int,
     pooled: Callable[..., Any],
     output: Callable[..., Any],
-    reduction: _Reduction,
+    kind: _Kind,
     over_time: Callable[..., Any] | None = None,
 ) -> Layer:
     """The layer of a function of ``[batch, *space, features]`` that knows each feature by itself.
@@ -387,7 +340,7 @@ def _over_space(
         spec = as_spec(spec)
         check(("batch", *spec.shape))
         shape = (*output(spec.shape[:-1]), spec.shape[-1])
-        return Spec(shape, _output_dtype(reduction, spec.dtype), spec.active)
+        return Spec(shape, _output_dtype(kind, spec.dtype), spec.active)
 
     def init(key, spec):
         if isinstance(spec, Sequence) and over_time is not None and axes == 1:
@@ -399,7 +352,7 @@ def _over_space(
     def apply(params, state, x, *, key=None, train=False):
         values = x.values if isinstance(x, Sequence) else x
         check(values.shape)
-        dtype = _output_dtype(reduction, values.dtype)
+        dtype = _output_dtype(kind, values.dtype)
         if isinstance(x, Sequence) and over_time is not None:
             y = over_time(x)
             return Sequence(y.values.astype(dtype), y.lengths), state
@@ -409,12 +362,12 @@ def _over_space(
     return Layer(init, apply)
 
 
-def _output_dtype(reduction: _Reduction, dtype: Any) -> Any:
+def _output_dtype(kind: _Kind, dtype: Any) -> Any:
     floating = jnp.issubdtype(dtype, jnp.floating)
-    return dtype if floating or not reduction.floats else jnp.dtype(jnp.float32)
+    return dtype if floating or not kind.floats else jnp.dtype(jnp.float32)
 
 
-def _global(name: str, reduction: _Reduction) -> Layer:
+def _global(name: str, kind: _Kind) -> Layer:
     def check(shape):
         if len(shape) < 3:
             raise ValueError(
@@ -425,22 +378,22 @@ def _global(name: str, reduction: _Reduction) -> Layer:
     def init(key, spec):
         spec = as_spec(spec.values if isinstance(spec, Sequence) else spec)
         check(("batch", *spec.shape))
-        return (), (), Spec(spec.shape[-1:], _output_dtype(reduction, spec.dtype), spec.active)
+        return (), (), Spec(spec.shape[-1:], _output_dtype(kind, spec.dtype), spec.active)
 
     def apply(params, state, x, *, key=None, train=False):
         values, lengths = (x.values, x.lengths) if isinstance(x, Sequence) else (x, None)
         check(values.shape)
-        dtype, cells = _output_dtype(reduction, values.dtype), math.prod(values.shape[2:-1])
-        values = reduction.before(values)
+        dtype, cells = _output_dtype(kind, values.dtype), math.prod(values.shape[2:-1])
+        values = kind.before(values)
         if lengths is None:
             counts = cells * values.shape[1]
         else:
             counts = jnp.maximum(cells * lengths, 1)[:, None]
-            values = Sequence(values, lengths).replace(values, reduction.empty(values.dtype)).values
-        y = reduction.along(values.reshape(values.shape[0], -1, values.shape[-1]), 1)  # [batch, features]
+            values = Sequence(values, lengths).replace(values, kind.reduction.empty(values.dtype)).values
+        y = kind.reduction.along(values.reshape(values.shape[0], -1, values.shape[-1]), 1)  # [batch, features]
         if lengths is not None:
             y = jnp.where((lengths > 0)[:, None], y, jnp.zeros((), y.dtype))
-        return reduction.after(y, counts).astype(dtype), state
+        return kind.after(y, counts).astype(dtype), state
 
     init.__qualname__ = name
     return Layer(init, apply)

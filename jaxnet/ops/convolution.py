@@ -194,6 +194,8 @@ def slices(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation
 def lowered_as(how: Literal["native", "patches"]) -> Iterator[None]:
     """Inside, convolutions are XLA's own ("native"), or patches without blocks ("patches", no arithmetic with zeros).
 
+    So are windows of pools, in both cases XLA's own.
+
     For those who want to compare, or to count. It is read while a program is traced: what was compiled before stays as
     it is.
     """
@@ -202,6 +204,11 @@ def lowered_as(how: Literal["native", "patches"]) -> Iterator[None]:
         yield
     finally:
         _lowering.reset(token)
+
+
+def lowering() -> str | None:
+    """What ``lowered_as`` says here, or None."""
+    return _lowering.get()
 
 
 def _counts(space, kernel, strides, dilation, padding=None) -> tuple[int, ...]:
@@ -222,7 +229,7 @@ def _snug(space, kernel, strides, dilation, padding) -> tuple[list[tuple[int, in
 
 def _how(x, w, strides, dilation, padding, groups) -> _How:
     kernel, in_features, out_features = w.shape[:-2], x.shape[-1], w.shape[-1]
-    volume, on_cpu, forced = math.prod(kernel), jax.default_backend() == "cpu", _lowering.get()
+    volume, on_cpu, forced = math.prod(kernel), jax.default_backend() == "cpu", lowering()
     if forced == "native":
         return "native"
     if volume == 1:

@@ -20,7 +20,9 @@ def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def _cast(array: jax.Array, axes: tuple[Any, ...]) -> jax.Array:
-    return lax.pcast(array, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(array, axes)  # before JAX 0.9
+    if hasattr(lax, "pcast"):
+        return lax.pcast(array, axes, to="varying")
+    return lax.pvary(array, axes)  # pyright: ignore[reportAttributeAccessIssue] -- before JAX 0.9
 
 
 def _axes(aval: Any) -> frozenset[Any]:

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnet as jn
+from jaxnet.ops.convolution import lowered_as
+
+RNG = np.random.default_rng(0)
+
+
+def run(layer, x, dy, how):
+    """Outputs and gradient, by XLA's own windows or not."""
+
+    def apply(x):
+        if how is None:
+            return layer.apply((), (), x)[0]
+        with lowered_as(how):
+            return layer.apply((), (), x)[0]
+
+    y, back = jax.vjp(apply, x)
+    return y, back(dy(y.shape))[0]
+
+
+@pytest.mark.parametrize("make", [jn.max_pool, jn.min_pool, jn.avg_pool, jn.sum_pool], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "space, window, strides, padding",
+    [
+        ((9,), (3,), 2, "VALID"),
+        ((8,), (5,), 1, ((2, 1),)),
+        ((7,), (2,), 3, "VALID"),
+        ((7, 8), (3, 3), 2, "SAME"),
+        ((7, 9), (2, 4), (1, 3), ((1, 0), (2, 3))),
+        ((4, 5, 6), (3, 2, 3), (2, 1, 2), 1),
+    ],
+)
+def test_axis_by_axis_equals_xlas_windows(make, space, window, strides, padding, x64):
+    """Of small integers, so that many cells of a window are equal, and the gradient goes to the first of them."""
+    layer = make(window, strides=strides, padding=padding)
+    x = jnp.asarray(RNG.integers(-2, 3, (2, *space, 3)), jnp.float64)
+    weights = RNG.normal(size=1000)
+    for got, expected in zip(
+        *(run(layer, x, lambda shape: jnp.resize(weights, shape), how) for how in (None, "native")), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a choice that is made on a CPU only")
+@pytest.mark.parametrize("width, windows", [(16, False), (17, True)])
+def test_long_windows_stay_xlas(width, windows):
+    program = str(jax.make_jaxpr(lambda x: jn.max_pool((width,), strides=1).apply((), (), x)[0])(jnp.ones((1, 20, 1))))
+    assert ("reduce_window" in program) is windows
+
+
+def test_not_a_number_is_the_largest_and_the_smallest():
+    x = jnp.array([1.0, jnp.nan, 3.0, 2.0, 5.0]).reshape(1, 5, 1)
+    for make, last in ((jn.max_pool, 5.0), (jn.min_pool, 2.0)):
+        y = make((3,), strides=1).apply((), (), x)[0].ravel()
+        np.testing.assert_array_equal(y, [np.nan, np.nan, last])
