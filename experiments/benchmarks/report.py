@@ -70,8 +70,8 @@ def write(folder: Path, name: str, report: dict[str, Any], text: str) -> None:
     (folder / f"{stem}.md").write_text(text + "\n")
 
 
-def kept(folder: Path, name: str, networks: list[str]) -> list[dict[str, Any]]:
-    """Rows of the file that is there, but for those of the networks that are measured now."""
+def kept(folder: Path, name: str, measured: list[str], of: str = "network") -> list[dict[str, Any]]:
+    """Rows of the file that is there, but for those of the networks (or what ``of`` names) that are measured now."""
     path = folder / f"{name}_{jax.default_backend()}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    return [row for row in rows if row["network"] not in networks]
+    return [row for row in rows if row[of] not in measured]
