@@ -420,9 +420,12 @@ def test_gradients_equal_finite_differences(case, network, key, x64):
 
 
 def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):
-    """Under ``jax.shard_map``, which refuses what doesn't say where it varies; one device is a mesh too."""
+    """Under ``jax.shard_map`` and on a mesh with explicit axes, which refuse what doesn't say how it lies there.
+
+    One device is a mesh too.
+    """
     x = draw(case, (3, *case.shape))
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     whole, parts = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
 
     def total(params, x):
@@ -432,8 +435,13 @@ def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):
     def summed(params, x):
         return jax.lax.psum(total(params, x), "data")
 
-    sharded = jax.shard_map(jax.grad(summed), mesh=mesh, in_specs=(whole, parts), out_specs=whole)
-    assert_close(jax.jit(sharded)(network.params, x), jax.jit(jax.grad(total))(network.params, x))
+    expected = jax.jit(jax.grad(total))(network.params, x)
+    with jax.set_mesh(mesh):
+        params, x = (jax.device_put(of, jax.NamedSharding(mesh, p)) for of, p in ((network.params, whole), (x, parts)))
+        explicit = jax.jit(jax.grad(total))(params, x)
+        mapped = jax.jit(jax.shard_map(jax.grad(summed), in_specs=(whole, parts), out_specs=whole))(params, x)
+    assert_close(explicit, expected)
+    assert_close(mapped, expected)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
+from jaxnet.ops.meshes import rows
 from jaxnet.ops.parameters import Initializer, narrow_positions, parameter, parameter_dtype
 from jaxnet.sequence import on_features
 
@@ -51,8 +52,8 @@ def embedding(vocabulary: int, features: int | Size, *, w_init: Initializer = _N
     def apply(params, state, x, *, key=None, train=False):
         _check_integers("embedding", x)
         known = (x >= 0) & (x < vocabulary)
-        rows = jnp.take(params["w"], jnp.where(known, x, 0), axis=0, mode="clip")  # [batch, ..., features]
-        return jnp.where(known[..., None], rows, jnp.full((), jnp.nan, rows.dtype)), state
+        y = rows(params["w"], jnp.where(known, x, 0))  # [batch, ..., features]
+        return jnp.where(known[..., None], y, jnp.full((), jnp.nan, y.dtype)), state
 
     return on_features(init, apply)
 

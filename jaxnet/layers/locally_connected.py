@@ -92,7 +92,8 @@ def locally_connected(
         edges = [(0, 0), *sliding.pairs(space), (0, 0)]
         x = lax.pad(x.astype(dtype), jnp.zeros((), dtype), [(low, high, 0) for low, high in edges])
         x = patches(x, sliding.kernel, sliding.strides, sliding.dilation)  # [batch, *out, volume * in_features]
-        x = x.reshape(x.shape[0], math.prod(out), volume, w.shape[1])  # [batch, positions, volume, in_features]
+        x = x.reshape(*x.shape[:-1], volume, w.shape[1])
+        x = x.reshape(x.shape[0], math.prod(out), *x.shape[-2:])  # [batch, positions, volume, in_features]
         full = _full(w.astype(dtype), inside).reshape(volume, -1, *w.shape[1:])
         y = jnp.einsum("bpvi,vpif->bpf", x, full).reshape(x.shape[0], *out, w.shape[-1])
         return (y + params["b"][None] if bias else y), state

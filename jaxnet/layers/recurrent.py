@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
 from jaxnet.layers.elementwise import elementwise
+from jaxnet.ops.meshes import batch_zeros
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.random import fold_in, position_uniform
 from jaxnet.ops.recurrence import Cell, Weights, project, recur, step
@@ -329,7 +330,7 @@ def _recurrent(
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
         x, weights = x.astype(dtype), Weights(cast["w"], cast["u"], *kind.biases(cast))
         if given is None:
-            carry = (jnp.zeros((x.shape[0], width), dtype),) * cell.arrays
+            carry = (batch_zeros(x, (x.shape[0], width), dtype),) * cell.arrays
         else:
             carry = _given_state(name, cell.arrays, given, (x.shape[0], width), dtype)
         kept = None

@@ -243,9 +243,9 @@ def _repeat(x: jax.Array, factor: int, axis: int) -> jax.Array:
 
 def _interpolate(x: jax.Array, factor: int, axis: int) -> jax.Array:
     """Each of the ``factor`` cells that replace a cell lies at one distance from its two neighbours."""
-    edges = [(0, 0)] * x.ndim
-    edges[axis] = (1, 1)
-    padded, cells = jnp.pad(x, edges, mode="edge"), x.shape[axis]
+    cells = x.shape[axis]
+    first, last = (lax.slice_in_dim(x, start, start + 1, axis=axis) for start in (0, cells - 1))
+    padded = lax.concatenate([first, x, last], axis)
     between = []
     for i in range(factor):
         place = (i + 0.5) / factor - 0.5  # from the cell's centre, in cells

@@ -18,8 +18,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnet.ops.compiling import multiplied_by_eigen
+from jaxnet.ops.meshes import batch_zeros, varying_alike
 from jaxnet.ops.products import product
-from jaxnet.ops.varying import varying_alike
 
 # Compiling grows with the slices, one for each place in the kernel. 5 x 5 x 5 still pays.
 MOST_SLICES = 128
@@ -171,7 +171,7 @@ def convolve_transposed(
         seen = _computed(how, y, w, strides, dilation, crop, 1)
         return lax.slice(seen, (0,) * x.ndim, x.shape)  # a wide output may have windows that nothing came from
 
-    start = varying_alike(jnp.zeros(made.shape, dtype), x)[0]
+    start = varying_alike(batch_zeros(x, made.shape, dtype), x)[0]
     return jax.linear_transpose(forth, start)(x)[0]
 
 
@@ -273,7 +273,8 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
     blocks, beyond = -(-width // BLOCK), -(-reach // BLOCK)
     zero, kept = jnp.zeros((), x.dtype), (0, 0, 0)
     x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, BLOCK * (blocks + beyond) - x.shape[-2], 0), kept])
-    x = x.reshape(*x.shape[:-2], blocks + beyond, BLOCK * in_features)
+    x = x.reshape(*x.shape[:-2], blocks + beyond, BLOCK, in_features)  # JAX splits or joins axes of a mesh, not both
+    x = x.reshape(*x.shape[:-2], BLOCK * in_features)
     seen = [x[..., at : at + blocks, : (reach - BLOCK * (at - 1)) * in_features] for at in range(1 + beyond)]
     x = lax.concatenate(seen, x.ndim - 1)  # [batch, *space, blocks, (BLOCK + reach) * in_features]
     x = patches(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
@@ -282,7 +283,8 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
         for at in range(BLOCK)
     ]
     y = product(x, jnp.stack(moved, axis=-2).reshape(-1, BLOCK * out_features))
-    y = y.reshape(*y.shape[:-2], BLOCK * blocks, out_features)
+    y = y.reshape(*y.shape[:-1], BLOCK, out_features)
+    y = y.reshape(*y.shape[:-3], BLOCK * blocks, out_features)
     return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnet.ops.varying import varying_alike
+from jaxnet.ops.meshes import batch_zeros, split, varying_alike
 
 Arrays = tuple[jax.Array, ...]
 Note = Callable[[jax.Array], jax.Array]
@@ -138,7 +138,7 @@ def _forward(options, weights, x, carry, inside, kept):
     # On a CPU a loop writes what it computes straight into a larger array only where nothing else reads it; all else is
     # written twice. So it reads it from there, and the barrier keeps XLA from seeing through that.
     in_place = jax.default_backend() == "cpu"
-    stack = varying_alike(jnp.zeros(shape, carry[0].dtype), carry[0])[0]
+    stack = varying_alike(batch_zeros(carry[0], shape, carry[0].dtype, axis=1), carry[0])[0]
     stacks = (stack,) * options.cell.notes if in_place else ()
 
     def body(loop, at):
@@ -199,15 +199,13 @@ def _backward(options, saved, gradients):
         dx = jnp.concatenate([a if b is None else b for a, b in parts], axis=-1)
     # The first step saw the state it started from, each of the others the output before it.
     before = (made[1:], start[None]) if reverse else (start[None], made[:-1])
-    du = _rows(masked(jnp.concatenate(before))).T @ _rows(dproduct)
-    dx = _rows(dx)
     d_weights = Weights(
-        w=_rows(x).T @ dx,
-        u=du,
-        b=dx.sum(axis=0),
-        b_u=None if weights.b_u is None else _rows(dproduct).sum(axis=0),
+        w=_of_matrix(weights.w, x, dx),
+        u=_of_matrix(weights.u, masked(jnp.concatenate(before)), dproduct),
+        b=dx.sum((0, 1)),
+        b_u=None if weights.b_u is None else dproduct.sum((0, 1)),
     )
-    return d_weights, (dx @ weights.w.T).reshape(x.shape), dcarry, None, None
+    return d_weights, dx @ weights.w.T, dcarry, None, None
 
 
 _recur.defvjp(_forward, _backward)
@@ -217,8 +215,11 @@ def _split(array: jax.Array, gates: int) -> Arrays:
     return tuple(jnp.split(array, gates, axis=-1))
 
 
-def _rows(array: jax.Array) -> jax.Array:
-    return array.reshape(-1, array.shape[-1])
+def _of_matrix(w: jax.Array, x: jax.Array, dy: jax.Array) -> jax.Array:
+    """The gradient of ``w`` where ``x @ w`` has the gradient ``dy``, ``[time, batch, ...]``."""
+    if any(split(dy)):
+        return jax.linear_transpose(lambda w: x @ w, w)(dy)[0]
+    return x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
 
 
 def _biased(parts: Arrays, bias: jax.Array | None) -> Arrays:
