@@ -76,14 +76,14 @@ def convolve(
 ) -> jax.Array:
     """Cross-correlation in 1, 2 or 3 dimensions, ``y[p] = sum over k of x[strides * p + dilation * k] @ w[k]``.
 
-    Shifted slices of ``x`` lie side by side as features, and one matmul does the rest. Inside a ``scan`` on a CPU this
-    is many times faster than the gradients of XLA's convolution, and under ``vmap`` with weights of their own for each
-    lane, which makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one place, that is
-    a plain matmul; where each feature is a group of its own, products of slices are added up; on a CPU, few features
-    are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
-    ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``), or has ``LEAST_NATIVE_FEATURES`` in a
-    program that ``fit`` or a search compiles, goes to it too, with gradients that are such convolutions themselves
-    (``_canonical``).
+    Shifted slices of ``x`` lie side by side as features, and one matmul does the rest. Inside a ``scan`` on a CPU
+    this is many times faster than the gradients of XLA's convolution, and under ``vmap`` with weights of their own
+    for each lane, which makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one
+    place, that is a plain matmul; where each feature is a group of its own, products of slices are added up; on a
+    CPU, few features are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
+    ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``), or has ``LEAST_NATIVE_FEATURES`` in
+    one dimension or in a program that ``fit`` or a search compiles, goes to it too, with gradients that are such
+    convolutions themselves (``_canonical``).
 
     Args:
       x: ``[batch, *space, in_features]``.
