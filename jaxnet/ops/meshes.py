@@ -36,7 +36,7 @@ def batch_zeros(x: jax.Array, shape: tuple[int, ...], dtype: Any, axis: int = 0)
 def rows(w: jax.Array, indices: jax.Array) -> jax.Array:
     """``w[indices]``, rows of a matrix that all devices have; indices that are too large are of the last row."""
     axes = split(indices)
-    return w.at[indices].get(mode="clip", out_sharding=PartitionSpec(*axes, None) if any(axes) else None)
+    return jnp.asarray(w).at[indices].get(mode="clip", out_sharding=PartitionSpec(*axes, None) if any(axes) else None)
 
 
 def split(array: jax.Array) -> tuple[Any, ...]:
