@@ -175,9 +175,8 @@ CASES = {
         integers=1000, channels_first=False,
     ),
 }  # fmt: skip
-ALIKE = "flax in two passes"
 CASES |= {  # at the end of the table
-    f"{name}, {ALIKE}": CASES[name]._replace(flax=flax, equinox=None, torch=None)
+    f"{name}, flax in two passes": CASES[name]._replace(flax=flax, equinox=None, torch=None)
     for name, flax in {
         "layer norm 512": lambda n: n.LayerNorm(use_fast_variance=False),
         "instance norm, 14x14x32": lambda n: n.InstanceNorm(use_fast_variance=False),

@@ -171,8 +171,7 @@ def convolve_transposed(
         seen = _computed(how, y, w, strides, dilation, crop, 1)
         return lax.slice(seen, (0,) * x.ndim, x.shape)  # a wide output may have windows that nothing came from
 
-    start = varying_alike(batch_zeros(x, made.shape, dtype), x)[0]
-    return jax.linear_transpose(forth, start)(x)[0]
+    return jax.linear_transpose(forth, batch_zeros(x, made.shape, dtype))(x)[0]
 
 
 def patches(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:

@@ -26,11 +26,13 @@ def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def batch_zeros(x: jax.Array, shape: tuple[int, ...], dtype: Any, axis: int = 0) -> jax.Array:
-    """Zeros, of which an axis is the batch, split over the devices as the first axis of ``x`` is."""
+    """Zeros, of which an axis is the batch, on the devices as the first axis of ``x`` is, varying as ``x`` does."""
     if split(x)[0] is None:
-        return jnp.zeros(shape, dtype)
-    corner = lax.slice(x, (0,) * x.ndim, (x.shape[0], *(min(n, 1) for n in x.shape[1:])))
-    return lax.broadcast_in_dim(jnp.zeros_like(corner, dtype).sum(range(1, x.ndim)), shape, (axis,))
+        zeros = jnp.zeros(shape, dtype)
+    else:
+        corner = lax.slice(x, (0,) * x.ndim, (x.shape[0], *(min(n, 1) for n in x.shape[1:])))
+        zeros = lax.broadcast_in_dim(jnp.zeros_like(corner, dtype).sum(range(1, x.ndim)), shape, (axis,))
+    return varying_alike(zeros, x)[0]
 
 
 def rows(w: jax.Array, indices: jax.Array) -> jax.Array:

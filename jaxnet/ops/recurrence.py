@@ -138,8 +138,7 @@ def _forward(options, weights, x, carry, inside, kept):
     # On a CPU a loop writes what it computes straight into a larger array only where nothing else reads it; all else is
     # written twice. So it reads it from there, and the barrier keeps XLA from seeing through that.
     in_place = jax.default_backend() == "cpu"
-    stack = varying_alike(batch_zeros(carry[0], shape, carry[0].dtype, axis=1), carry[0])[0]
-    stacks = (stack,) * options.cell.notes if in_place else ()
+    stacks = (batch_zeros(carry[0], shape, carry[0].dtype, axis=1),) * options.cell.notes if in_place else ()
 
     def body(loop, at):
         carry, stacks = loop

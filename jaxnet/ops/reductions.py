@@ -173,17 +173,13 @@ def _tangents(axes, groups, x, mean, root, counted, scale, dx, depsilon, _, dsca
         count = _count(x, axes, counted, groups)
         dmean = _total(inside, axes, None, groups) / count
         dvariance = 2 * _total((x - spread(mean)) * inside, axes, None, groups) / count
-        level = _sum(level, scale_and_offset(spread(-root * dmean), scale))
+        level = scale_and_offset(spread(-root * dmean), scale, level)
         dy = dx * scale_and_offset(spread(root), scale)
     if dx is not None or depsilon is not None:
         of_square = dvariance if depsilon is None else dvariance + depsilon
-        slope = _sum(slope, scale_and_offset(spread(-0.5 * root**3 * of_square), scale))
+        slope = scale_and_offset(spread(-0.5 * root**3 * of_square), scale, slope)
     dy = dy if slope is None else dy + (x - alone) * slope
-    return jnp.broadcast_to(_sum(level, dy), x.shape), dmean, dvariance
-
-
-def _sum(a: jax.Array | None, b: jax.Array) -> jax.Array:
-    return b if a is None else a + b
+    return jnp.broadcast_to(scale_and_offset(dy, None, level), x.shape), dmean, dvariance
 
 
 def scale_and_offset(x: jax.Array, scale: jax.Array | None, offset: jax.Array | None = None) -> jax.Array:
