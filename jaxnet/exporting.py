@@ -12,7 +12,7 @@ from jaxnet.checkpoint import replacing
 from jaxnet.data import as_floats, check_count
 from jaxnet.hints import needs
 from jaxnet.layer import Layer, Spec
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops.lowering import lowered_as
 from jaxnet.sequence import Sequence
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

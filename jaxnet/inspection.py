@@ -15,7 +15,7 @@ import numpy as np
 from jaxnet.combinators import observing
 from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.layers.elementwise import as_layer
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops.lowering import lowered_as
 from jaxnet.sequence import Sequence
 
 

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops.lowering import lowered_as
 from jaxnet.search import lanes as lanes_module
 from jaxnet.search.cost import traced_cost
 from jaxnet.training import supervised

@@ -14,7 +14,8 @@ from jax.flatten_util import ravel_pytree
 
 import jaxnet as jn
 from jaxnet.combinators import as_layer
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops import reductions
+from jaxnet.ops.lowering import lowered_as
 from jaxnet.ops.parameters import making_masks, unpad
 from jaxnet.sequence import on_features
 
@@ -227,6 +228,14 @@ LAYERS = {
         lambda n: jn.serial(jn.bidirectional(jn.lstm(n)), jn.bidirectional(jn.gru(n, returns="last"))), (3, 5)
     ),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def large():
+    """From 31 numbers on, of which sequences and images have more, variances are found as those of large arrays are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reductions, "MOST_SMALL", 30)
+        yield
 
 
 @pytest.fixture(params=LAYERS.values(), ids=LAYERS.keys(), scope="module")  # pytest then runs a layer's laws in a row

@@ -43,7 +43,7 @@ from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
 from experiments.benchmarks.measure import ROUNDS, Call, apart, in_turn, matmul_peak, over_rounds
 from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
 from jaxnet.ops import compiling
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops.lowering import lowered_as
 from jaxnet.search.cost import traced_cost
 from jaxnet.training import supervised
 

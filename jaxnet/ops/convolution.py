@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
 import math
 import operator
@@ -18,6 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxnet.ops.compiling import multiplied_by_eigen
+from jaxnet.ops.lowering import lowering
 from jaxnet.ops.meshes import batch_zeros, varying_alike
 from jaxnet.ops.products import product
 
@@ -62,7 +61,6 @@ LEAST_LARGE_FEATURES = 5
 MOST_FOLDED = 2
 
 _How = Literal["native", "canonical", "patches", "blocks"]
-_lowering: contextvars.ContextVar[str | None] = contextvars.ContextVar("lowering", default=None)
 
 
 def convolve(
@@ -187,27 +185,6 @@ def slices(x: jax.Array, kernel: Sequence[int], strides: Sequence[int], dilation
         first = [d * at for d, at in zip(dilation, place, strict=True)]
         end = [at + s * (n - 1) + 1 for at, s, n in zip(first, strides, counts, strict=True)]
         yield lax.slice(x, (0, *first, 0), (x.shape[0], *end, x.shape[-1]), (1, *strides, 1))
-
-
-@contextlib.contextmanager
-def lowered_as(how: Literal["native", "patches"]) -> Iterator[None]:
-    """Inside, convolutions are XLA's own ("native"), or patches without blocks ("patches", no arithmetic with zeros).
-
-    So are windows of pools, in both cases XLA's own.
-
-    For those who want to compare, or to count. It is read while a program is traced: what was compiled before stays as
-    it is.
-    """
-    token = _lowering.set(how)
-    try:
-        yield
-    finally:
-        _lowering.reset(token)
-
-
-def lowering() -> str | None:
-    """What ``lowered_as`` says here, or None."""
-    return _lowering.get()
 
 
 def _counts(space, kernel, strides, dilation, padding=None) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxnet.ops.compiling import multiplied_by_eigen
-from jaxnet.ops.convolution import lowering
+from jaxnet.ops.lowering import lowering
 from jaxnet.ops.windows import Pairs, Window
 
 MOST_PARTS = 16  # that are reduced one after the other, in one pass over them. More compile slowly.

@@ -6,7 +6,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import compiling
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops.lowering import lowered_as
 
 OPTION = "xla_cpu_experimental_ynn_fusion_type"
 

@@ -11,8 +11,8 @@ from jaxnet.ops.convolution import (
     MOST_SLICES,
     convolve,
     convolve_transposed,
-    lowered_as,
 )
+from jaxnet.ops.lowering import lowered_as
 
 # space, in_features, features, kernel, strides, dilation, padding, groups
 CASES = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxnet as jn
-from jaxnet.ops.convolution import lowered_as
+from jaxnet.ops.lowering import lowered_as
 
 RNG = np.random.default_rng(0)
 
