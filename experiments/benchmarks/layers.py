@@ -7,13 +7,10 @@ that is finished (``block_until_ready``), the median of many, the contenders in 
 compiling apart. The gradient is that of the outputs' sum of squares with respect to parameters and inputs. PyTorch runs
 eagerly, with channels first, on a CPU only, in a process of its own. Whole training steps are those of ``networks``.
 
-Layers for JAX are jitted as their users would, so jaxnet's are without what ``fit`` compiles with. Where one is slower
-than a peer for JAX: forward, flax's normalisations take the variance as a difference of two means, in one pass, which
-loses its digits where the mean is large; jaxnet's, as Equinox's, take two. The last lines are against flax's in two
-passes (``use_fast_variance=False``): there jaxnet's are as fast or faster, but for what two calls of 0.1 ms differ by
-from run to run. A sum of squares about anything but zero costs as much as the second pass, so no choice of what to
-subtract (the first example's mean, say) saves it. Group norm has features last; Equinox has them first, so that groups
-lie together.
+Layers for JAX are jitted as their users would, so jaxnet's are without what ``fit`` compiles with. The normalisations
+of flax take the variance as a difference of two means, which loses its digits where the mean is large; jaxnet's do so
+where it isn't (``ops/reductions.py``). Group norm has features last; Equinox has them first, so that groups lie
+together.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """
@@ -175,15 +172,6 @@ CASES = {
         integers=1000, channels_first=False,
     ),
 }  # fmt: skip
-CASES |= {  # at the end of the table
-    f"{name}, flax in two passes": CASES[name]._replace(flax=flax, equinox=None, torch=None)
-    for name, flax in {
-        "layer norm 512": lambda n: n.LayerNorm(use_fast_variance=False),
-        "instance norm, 14x14x32": lambda n: n.InstanceNorm(use_fast_variance=False),
-        "batch norm 512, training": lambda n: n.BatchNorm(False, momentum=0.9, use_fast_variance=False),
-        "batch norm 28x28x16, training": lambda n: n.BatchNorm(False, momentum=0.9, use_fast_variance=False),
-    }.items()
-}
 
 
 def inputs(case: Case) -> np.ndarray:
