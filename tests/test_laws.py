@@ -30,7 +30,6 @@ class Case(NamedTuple):
       wrong: shapes of a batch that ``apply`` refuses, with what its message must say was wanted.
       mixes: whether in training the examples of a batch see one another, since its statistics are the point.
       rounds: whether arithmetic is in another dtype than the input's, so that a finite difference sees the steps.
-      backward_only: whether the layer has no forward mode (``jax.jvp``).
     """
 
     make: Callable[[Any], jn.Layer]
@@ -39,7 +38,6 @@ class Case(NamedTuple):
     wrong: dict[tuple[int, ...], str] = {}  # noqa: RUF012
     mixes: bool = False
     rounds: bool = False
-    backward_only: bool = False
 
 
 def native(layer):
@@ -68,8 +66,6 @@ def of_tokens(layer):
 
     return on_features(init, apply, rank=2)
 
-
-recurrent = functools.partial(Case, backward_only=True)
 
 LAYERS = {
     "dense": Case(lambda n: jn.dense(n), (5,), wrong={(2, 4): "..., 5]", (2, 6): "..., 5]", (5,): "..., 5]"}),
@@ -212,19 +208,17 @@ LAYERS = {
     "serial, nested": Case(lambda n: jn.serial(jn.serial(jn.dense(n), jnp.tanh), jn.flatten, jn.dense(n)), (3, 5)),
     "serial, named": Case(lambda n: jn.serial(first=jn.dense(n), then=jnp.tanh, last=jn.dense(3)), (5,)),
     # Recurrent.
-    "rnn": recurrent(lambda n: jn.rnn(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
-    "rnn, relu": recurrent(lambda n: jn.rnn(n, jax.nn.relu), (3, 5)),
+    "rnn": Case(lambda n: jn.rnn(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
+    "rnn, relu": Case(lambda n: jn.rnn(n, jax.nn.relu), (3, 5)),
     "rnn, sigmoid": Case(lambda n: jn.rnn(n, jax.nn.sigmoid, returns="last"), (3, 5)),
-    "gru": recurrent(lambda n: jn.gru(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
-    "gru, final state": recurrent(lambda n: jn.gru(n, returns="state", reverse=True), (3, 5)),
-    "gru, recurrent dropout": recurrent(lambda n: jn.gru(n, recurrent_dropout=0.4), (3, 5)),
-    "lstm": recurrent(lambda n: jn.lstm(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
-    "lstm, reverse": recurrent(lambda n: jn.lstm(n, reverse=True, forget_bias=0.0), (3, 5)),
-    "lstm, unrolled, dropout": recurrent(
-        lambda n: jn.lstm(n, unroll=True, recurrent_dropout=0.4, returns="last"), (3, 5)
-    ),
-    "bidirectional": recurrent(lambda n: jn.bidirectional(jn.gru(n), jn.rnn(n)), (3, 5)),
-    "bidirectional, stacked": recurrent(
+    "gru": Case(lambda n: jn.gru(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
+    "gru, final state": Case(lambda n: jn.gru(n, returns="state", reverse=True), (3, 5)),
+    "gru, recurrent dropout": Case(lambda n: jn.gru(n, recurrent_dropout=0.4), (3, 5)),
+    "lstm": Case(lambda n: jn.lstm(n), (3, 5), wrong={(2, 3, 4): "time, 5]", (2, 5): "time, 5]"}),
+    "lstm, reverse": Case(lambda n: jn.lstm(n, reverse=True, forget_bias=0.0), (3, 5)),
+    "lstm, unrolled, dropout": Case(lambda n: jn.lstm(n, unroll=True, recurrent_dropout=0.4, returns="last"), (3, 5)),
+    "bidirectional": Case(lambda n: jn.bidirectional(jn.gru(n), jn.rnn(n)), (3, 5)),
+    "bidirectional, stacked": Case(
         lambda n: jn.serial(jn.bidirectional(jn.lstm(n)), jn.bidirectional(jn.gru(n, returns="last"))), (3, 5)
     ),
 }
@@ -412,7 +406,7 @@ def test_gradients_equal_finite_differences(case, network, key, x64):
         def forward(direction):
             return jax.jvp(lambda leaves: scalar(leaves, *others), (leaves,), (direction,))[1]
 
-        slopes = None if case.backward_only else jax.lax.map(forward, directions)
+        slopes = jax.lax.map(forward, directions)
         return jax.grad(scalar)(leaves, *others), slopes, jax.lax.map(lambda point: scalar(point, *others), points)
 
     # Along two random directions, which meet every entry of the gradient.
@@ -424,8 +418,7 @@ def test_gradients_equal_finite_differences(case, network, key, x64):
     differences = (values[::2] - values[1::2]) / 2e-6
     slopes = [sum(np.vdot(g, d[i]) for g, d in zip(gradient, directions, strict=True)) for i in range(2)]
     np.testing.assert_allclose(slopes, differences, rtol=1e-6, atol=1e-8)
-    if forward is not None:
-        np.testing.assert_allclose(forward, slopes, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(forward, slopes, rtol=1e-9, atol=1e-9)
 
 
 def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):

@@ -1,9 +1,9 @@
 """Recurrent layers: a cell, and a scan over time that all cells share; ``bidirectional`` is a combinator.
 
 The product of the inputs with ``w`` stands outside the scan, over all time steps at once; inside it, the gates of a
-step are one matmul of the hidden state with ``u`` (``ops/recurrence.py``, which also has the gradient, for reverse
-mode only). Columns of ``w``, ``u`` and ``b`` lie gate by gate, each gate with all its units (under sizes with all of
-its bound, the active ones first): ``[in_features, gates * units]``.
+step are one matmul of the hidden state with ``u`` (``ops/recurrence.py``, which also has the gradient). Columns of
+``w``, ``u`` and ``b`` lie gate by gate, each gate with all its units (under sizes with all of its bound, the active
+ones first): ``[in_features, gates * units]``.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
+from jaxnet.ops.linear import Linear, transposable
 from jaxnet.ops.meshes import batch_zeros, split, varying_alike
 
 Arrays = tuple[jax.Array, ...]
@@ -69,8 +72,8 @@ def recur(
     """Runs a cell over time: ``(last carry, outputs [time, batch, units])``.
 
     The inputs' product with ``w`` is one matmul before the loop. The gradient of ``u`` (and ``w``) is one after the
-    loop that goes back, over all steps at once; what JAX makes of a scan adds up a matmul for each step. Written out,
-    it has no forward mode (``jax.jvp``); derivatives of the gradient (``jax.hessian``) are there.
+    loop that goes back, over all steps at once; what JAX makes of a scan adds up a matmul for each step. Tangents are
+    those that JAX takes of the scan (``ops/linear.py``), so that all derivatives are there, forward ones too.
 
     Args:
       cell, weights: what a step does, of one dtype with ``x`` and ``carry``.
@@ -130,7 +133,26 @@ def _scan(options, weights, x, carry, inside, kept):
     return jax.lax.scan(body, carry, xs, reverse=options.reverse, unroll=options.unroll)
 
 
-_recur = jax.custom_vjp(_scan, nondiff_argnums=(0,))
+_recur = jax.custom_jvp(_scan, nondiff_argnums=(0,))
+
+
+@functools.partial(_recur.defjvp, symbolic_zeros=True)
+def _recur_jvp(options, primals, tangents):
+    moved = [
+        jax.tree.map(lambda of, value: jnp.zeros_like(value) if isinstance(of, SymbolicZero) else of, *pair)
+        for pair in zip(tangents[:3], primals[:3], strict=True)
+    ]
+    outputs, saved = _forward(options, *primals)
+    return outputs, transposable(_TANGENT, options, saved, moved, like=outputs)
+
+
+def _tangent(options, saved, tangents):
+    *primals, _, _, inside, kept = saved
+
+    def scan(weights, x, carry):
+        return _scan(options, weights, x, carry, inside, kept)
+
+    return jax.jvp(scan, tuple(primals), tuple(tangents))[1]
 
 
 def _forward(options, weights, x, carry, inside, kept):
@@ -161,11 +183,11 @@ def _forward(options, weights, x, carry, inside, kept):
     (last, stacks), (made, notes) = jax.lax.scan(
         body, (carry, stacks), xs, reverse=options.reverse, unroll=options.unroll
     )
-    return (last, made if options.outputs else None), (weights, x, carry[0], made, stacks or notes, inside, kept)
+    return (last, made if options.outputs else None), (weights, x, carry, made, stacks or notes, inside, kept)
 
 
 def _backward(options, saved, gradients):
-    weights, x, start, made, noted, inside, kept = saved
+    weights, x, (start, *_), made, noted, inside, kept = saved
     reverse = options.reverse
 
     # Transposed once: in the loop, Eigen takes twice as long for a matrix that isn't in order.
@@ -204,10 +226,10 @@ def _backward(options, saved, gradients):
         b=dx.sum((0, 1)),
         b_u=None if weights.b_u is None else dproduct.sum((0, 1)),
     )
-    return d_weights, dx @ weights.w.T, dcarry, None, None
+    return d_weights, dx @ weights.w.T, dcarry
 
 
-_recur.defvjp(_forward, _backward)
+_TANGENT = Linear(_tangent, _backward)
 
 
 def _split(array: jax.Array, gates: int) -> Arrays:

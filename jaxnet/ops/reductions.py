@@ -87,12 +87,14 @@ def moments(
     >>> mean.tolist(), variance.tolist()
     ([[2.0]], [[1.0]])
     """
-    axes, mean = tuple(axes), average(x, axes, counted, groups)
-    if counted is None and _fast_on_cpu(x):
-        if multiplied_by_eigen() or x.size > MOST_SMALL:
-            return mean, _variance(axes, groups, x, mean)
-        if forward and groups is None and axes in ((x.ndim - 1,), tuple(range(x.ndim - 1))) and not any(split(x)):
-            return _moments_by_products(axes, x)
+    axes, fast = tuple(axes), counted is None and _fast_on_cpu(x)
+    large = fast and (multiplied_by_eigen() or x.size > MOST_SMALL)
+    rows_or_columns = axes in ((x.ndim - 1,), tuple(range(x.ndim - 1))) and groups is None
+    if forward and fast and not large and rows_or_columns and not any(split(x)):
+        return _moments_by_products(axes, x)
+    mean = average(x, axes, counted, groups)
+    if large:
+        return mean, _variance(axes, groups, x, mean)
     # XLA takes a difference into the sum that alone uses it. One that it shares is written to memory first.
     alone = jax.lax.optimization_barrier(_spread(mean, x, groups))
     return mean, average(jnp.square(x - alone), axes, counted, groups)

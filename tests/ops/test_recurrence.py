@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def arguments(cell, biased_product, *, lanes=()):
     ids=["forward", "reverse, last", "noted as on an accelerator"],
 )
 def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs, backend, x64, monkeypatch):
-    """With lengths, masked outputs, and the second derivative: both programs share the forward step alone."""
+    """With lengths and masked outputs, forward mode, and second derivatives each way: they share the step alone."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     inside = (jnp.arange(TIME)[:, None] < jnp.array([[5, 3, 0]]))[..., None]
     kept = jnp.asarray(np.random.default_rng(1).random((BATCH, UNITS)) > 0.3)
@@ -54,9 +56,13 @@ def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs
         def slope(*args):
             return sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(jax.grad(value, argnums=(0, 1, 2))(*args)))
 
-        args = arguments(cell, reverse)
-        first = jax.value_and_grad(value, argnums=(0, 1, 2))
-        return jax.jit(lambda *args: (first(*args), jax.grad(slope, argnums=(0, 1, 2))(*args)))(*args)
+        def along(function):
+            return lambda *args: jax.jvp(function, args, jax.tree.map(jnp.cos, args))[1]
+
+        args, over = arguments(cell, reverse), {"argnums": (0, 1, 2)}
+        first, second = jax.value_and_grad(value, **over), jax.grad(slope, **over)
+        ways = first, second, along(value), along(slope), jax.grad(along(value), **over), along(along(value))
+        return jax.jit(lambda *args: [way(*args) for way in ways])(*args)
 
     assert cell.retreat is not None
     got, wanted = everything(cell), everything(cell._replace(retreat=None))
@@ -64,21 +70,33 @@ def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def test_lanes_equal_a_loop(cell, x64):
-    """Weights of their own, inputs shared, inside and outside of gradients."""
+@pytest.mark.parametrize("inside", [True, False], ids=["gradients of each lane", "the gradient of all lanes"])
+def test_lanes_equal_a_loop(cell, inside, x64):
+    """Weights of their own, inputs shared, inside and outside of gradients, of which the latter add up."""
     weights, _, carry = arguments(cell, True, lanes=(2,))
     x = arguments(cell, True)[1]
 
-    def lane(weights, x, carry):
-        return jax.value_and_grad(lambda *args: jnp.sum(recur(cell, *args)[1] ** 2), argnums=(0, 1, 2))(
-            weights, x, carry
-        )
+    def value(weights, x, carry):
+        return jnp.sum(recur(cell, weights, x, carry)[1] ** 2)
 
-    together, single = jax.jit(jax.vmap(lane, in_axes=(0, None, 0)))(weights, x, carry), jax.jit(lane)
-    for i in range(2):
-        alone = single(*jax.tree.map(lambda leaf, i=i: leaf[i], (weights,)), x, tuple(a[i] for a in carry))
-        for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-            np.testing.assert_allclose(got[i], wanted, rtol=1e-10, atol=1e-10)
+    def of_lanes(function):
+        return lambda *args: jax.vmap(function, in_axes=(0, None, 0))(*args)
+
+    first = functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
+    single = jax.jit(first(value))
+    alone = [
+        single(weights, x, carry)
+        for weights, carry in (jax.tree.map(lambda leaf, i=i: leaf[i], (weights, carry)) for i in range(2))
+    ]
+    total, (of_weights, of_x, of_carry) = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    if inside:
+        wanted = total, (of_weights, of_x, of_carry)
+        got = jax.jit(of_lanes(first(value)))(weights, x, carry)
+    else:
+        wanted = total.sum(), (of_weights, of_x.sum(0), of_carry)
+        got = jax.jit(first(lambda *args: of_lanes(value)(*args).sum()))(weights, x, carry)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_the_gradient_of_the_weights_is_one_matmul_after_the_loop(cell):
