@@ -464,6 +464,20 @@ def test_an_example_sees_no_other(case, network, train, key):
     np.testing.assert_allclose(together[:2], apply(x[:2]), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+def test_of_no_examples_there_are_no_outputs_and_gradients_of_zero(case, network, train, key):
+    x = draw(case, (0, *case.shape))
+
+    def total(params):
+        outputs = network.layer.apply(params, network.state, x, key=key, train=train)[0]
+        values = outputs.values if isinstance(outputs, jn.Sequence) else outputs
+        assert values.shape == (0, *network.out.shape)
+        return jnp.sum(values)
+
+    gradient = jax.jit(jax.grad(total))(network.params)
+    assert_close(gradient, jax.tree.map(jnp.zeros_like, gradient), 0, 0)
+
+
 def test_evaluation_needs_no_key_and_changes_no_state(case, network, key):
     results = network.step(network.params, network.state, draw(case, (3, *case.shape)), key)
     assert_close(results.evaluation[1], network.state, 0, 0)

@@ -93,7 +93,7 @@ def maxout(features: int | Size, pieces: int, *, w_init: Initializer = jax.nn.in
         _check_width("maxout", x, params["w"].shape[0])
         y = x @ params["w"]  # [batch, ..., pieces * features]
         y = y + along_features(params["b"], y)
-        return jnp.max(y.reshape(*y.shape[:-1], pieces, -1), axis=-2), state
+        return jnp.max(y.reshape(*y.shape[:-1], pieces, y.shape[-1] // pieces), axis=-2), state
 
     return on_features(init, apply, rank=2)
 

@@ -390,7 +390,8 @@ def _global(name: str, kind: _Kind) -> Layer:
         else:
             counts = jnp.maximum(cells * lengths, 1)[:, None]
             values = Sequence(values, lengths).replace(values, kind.reduction.empty(values.dtype)).values
-        y = kind.reduction.along(values.reshape(values.shape[0], -1, values.shape[-1]), 1)  # [batch, features]
+        flat = values.reshape(values.shape[0], values.shape[1] * cells, values.shape[-1])
+        y = kind.reduction.along(flat, 1)  # [batch, features]
         if lengths is not None:
             y = jnp.where((lengths > 0)[:, None], y, jnp.zeros((), y.dtype))
         return kind.after(y, counts).astype(dtype), state

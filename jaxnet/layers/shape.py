@@ -258,7 +258,7 @@ def _interpolate(x: jax.Array, factor: int, axis: int) -> jax.Array:
 def _interleave(arrays: list[jax.Array], axis: int) -> jax.Array:
     """The first entries along the axis of all arrays, then the second ones, and so on."""
     stacked = jnp.stack(arrays, axis + 1)
-    return stacked.reshape(*stacked.shape[:axis], -1, *stacked.shape[axis + 2 :])
+    return stacked.reshape(*stacked.shape[:axis], len(arrays) * arrays[0].shape[axis], *stacked.shape[axis + 2 :])
 
 
 def _widths(name: str, widths: Any) -> Callable[[tuple[int, ...]], Pairs]:

@@ -85,6 +85,8 @@ def recur(
       unroll: steps in a turn of the loop, as for ``lax.scan``.
       outputs: whether they are wanted; without them there is None.
     """
+    if x.shape[0] == 0:
+        return carry, jnp.zeros((0, *carry[0].shape), carry[0].dtype) if outputs else None
     run = _scan if cell.retreat is None else _recur
     leaves, tree = jax.tree.flatten((weights, x, carry, inside, kept))
     arguments = jax.tree.unflatten(tree, varying_alike(*leaves))

@@ -184,7 +184,7 @@ def _count(x: jax.Array, axes: Sequence[int], counted: jax.Array | None, groups:
     """How many entries count, at least 1: a number, or an array that broadcasts against the mean."""
     width = 1 if groups is None else x.shape[-1] // groups
     if counted is None:
-        return width * math.prod(x.shape[axis] for axis in axes)
+        return max(width * math.prod(x.shape[axis] for axis in axes), 1)
     repeated = math.prod(x.shape[axis] for axis in axes if counted.shape[axis] == 1)
     count = repeated * jnp.sum(counted, axis=tuple(axes), keepdims=True, dtype=x.dtype)
     count = width * count if counted.shape[-1] == 1 else _gathered(count, groups)
@@ -193,7 +193,7 @@ def _count(x: jax.Array, axes: Sequence[int], counted: jax.Array | None, groups:
 
 def _gathered(x: jax.Array, groups: int | None) -> jax.Array:
     """Sums over groups of neighbours on the last axis: ``[..., features]`` -> ``[..., groups]``."""
-    return x if groups is None else jnp.sum(x.reshape(*x.shape[:-1], groups, -1), -1)
+    return x if groups is None else jnp.sum(x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups), -1)
 
 
 def _spread(of_group: jax.Array, x: jax.Array, groups: int | None) -> jax.Array:
