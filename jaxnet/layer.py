@@ -22,7 +22,9 @@ class Layer(NamedTuple):
 
     ``apply(params, state, x, *, key=None, train=False) -> (y, new_state)`` computes. ``x`` is
     ``[batch, *spec.shape]``, features last; ``train`` is a Python bool; ``key`` is needed in training by layers that
-    draw. ``params`` is what an optimiser changes, ``state`` what ``apply`` returns changed (running statistics).
+    draw. ``params`` is what an optimiser changes, ``state`` what ``apply`` returns changed (running statistics). It can
+    be jitted, mapped over lanes and devices (``jax.vmap``, ``jax.shard_map``), and differentiated as often as wanted,
+    backward and forward (``jax.grad``, ``jax.jvp``, ``jax.hessian``).
 
     Both are trees of arrays. A layer's name, as errors show it, is the name of the function that made it.
 

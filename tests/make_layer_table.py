@@ -20,6 +20,8 @@ def table() -> str:
         "",
         "Made from the code by `python tests/make_layer_table.py`. Features are on the last axis; widths are integers",
         "or, in a search, a `Size`. Plain functions such as `jax.nn.relu` are elementwise layers as they stand.",
+        "All run under `jit`, `vmap` and `shard_map`, with derivatives backward and forward: the laws of",
+        "`tests/test_laws.py`.",
     ]
     source = pathlib.Path(jn.__file__).read_text()
     modules: dict[str, list[str]] = {}
