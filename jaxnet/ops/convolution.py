@@ -122,15 +122,15 @@ def _computed(how: _How, x, w, strides, dilation, padding, groups):
             return _in_blocks(x, w, strides, dilation)
         return product(patches(x, kernel, strides, dilation), w.reshape(-1, out_features))
 
-    w = w.reshape(-1, in_features // groups, groups, out_features // groups)  # [volume, in, groups, out]
     if groups == in_features:  # a matmul of one feature would be all overhead
-        weights = w.reshape(len(w), *(1,) * (x.ndim - 1), groups, out_features // groups)
+        x = x if out_features == groups else jnp.repeat(x, out_features // groups, axis=-1)
+        weights = w.reshape(-1, *(1,) * (x.ndim - 1), out_features)  # features last: gradients took 0.4 of the time
         parts = zip(slices(x, kernel, strides, dilation), weights, strict=True)
-        y = functools.reduce(operator.add, (part[..., None] * weight for part, weight in parts))
-    else:
-        x = patches(x, kernel, strides, dilation)
-        x = x.reshape(*x.shape[:-1], len(w), groups, in_features // groups)
-        y = jnp.einsum("...vgi,vigo->...go", x, w)
+        return functools.reduce(operator.add, (part * weight for part, weight in parts))
+    w = w.reshape(-1, in_features // groups, groups, out_features // groups)  # [volume, in, groups, out]
+    x = patches(x, kernel, strides, dilation)
+    x = x.reshape(*x.shape[:-1], len(w), groups, in_features // groups)
+    y = jnp.einsum("...vgi,vigo->...go", x, w)
     return y.reshape(*y.shape[:-2], out_features)  # from [batch, *out_space, groups, out]
 
 
