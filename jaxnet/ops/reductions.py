@@ -23,8 +23,8 @@ from jaxnet.ops.meshes import split
 # square is 17 variances.
 MOST_DEVIATIONS = 4
 
-# On a CPU, in programs that don't train (see ops.compiling), up to how many numbers a choice takes longer than the pass
-# that it may save, and a program more than a sum.
+# On a CPU, in programs that don't train (see ops.compiling), up to how many numbers a second pass takes no longer than
+# the choice that may save it, and a sum no longer than to start it.
 MOST_SMALL = 2**17
 
 _Rows = tuple[jax.Array | None, int | None]
