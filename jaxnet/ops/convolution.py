@@ -251,9 +251,12 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
     x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, BLOCK * (blocks + beyond) - x.shape[-2], 0), kept])
     x = x.reshape(*x.shape[:-2], blocks + beyond, BLOCK, in_features)  # JAX splits or joins axes of a mesh, not both
     x = x.reshape(*x.shape[:-2], BLOCK * in_features)
-    seen = [x[..., at : at + blocks, : (reach - BLOCK * (at - 1)) * in_features] for at in range(1 + beyond)]
-    x = lax.concatenate(seen, x.ndim - 1)  # [batch, *space, blocks, (BLOCK + reach) * in_features]
-    x = patches(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
+    seen = [
+        row[..., at : at + blocks, : (reach - BLOCK * (at - 1)) * in_features]
+        for row in slices(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
+        for at in range(1 + beyond)
+    ]
+    x = lax.concatenate(seen, x.ndim - 1)  # [batch, *space, blocks, rows * (BLOCK + reach) * in_features]
     moved = [
         lax.pad(w, zero, [*[kept] * (w.ndim - 3), (at, BLOCK - 1 - at, dilation[-1] - 1), kept, kept])
         for at in range(BLOCK)
