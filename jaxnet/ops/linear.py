@@ -43,7 +43,7 @@ def transposable(function: Linear, options: Hashable, fixed: Any, tangents: Any,
     outputs, tree = jax.tree.flatten(like)
     fixed, fixed_tree = jax.tree.flatten(fixed)
     tangents, tangents_tree = jax.tree.flatten(tangents)
-    whole = _Whole(function, options, tree, fixed_tree, tangents_tree, len(outputs), len(fixed))
+    whole = _Whole(function, options, tree, fixed_tree, tangents_tree)
     return tree.unflatten(_linear.bind(*outputs, *fixed, *tangents, whole=whole))
 
 
@@ -55,14 +55,12 @@ class _Whole(NamedTuple):
     tree: Any
     fixed_tree: Any
     tangents_tree: Any
-    outputs: int
-    fixed: int
     lanes: tuple[tuple[int | None, ...], ...] = ()  # for each vmap, the first one first, where fixed leaves have lanes
 
     def parts(self, leaves: Any) -> tuple[list[Any], list[Any], list[Any]]:
-        leaves = list(leaves)
-        known = self.outputs + self.fixed
-        return leaves[: self.outputs], leaves[self.outputs : known], leaves[known:]
+        leaves, outputs = list(leaves), self.tree.num_leaves
+        known = outputs + self.fixed_tree.num_leaves
+        return leaves[:outputs], leaves[outputs:known], leaves[known:]
 
     def forward(self, fixed: list[Any], tangents: list[Any]) -> list[Any]:
         def run(fixed, tangents):
@@ -111,10 +109,10 @@ def _jvp(primals, tangents, *, whole: _Whole):
 
 
 def _transpose(gradients, *leaves, whole: _Whole):
-    _, fixed, tangents = whole.parts(leaves)
+    like, fixed, tangents = whole.parts(leaves)
     found = whole.transpose(fixed, list(map(ad.instantiate_zeros, gradients)))
     unknown = (of if ad.is_undefined_primal(t) else None for of, t in zip(found, tangents, strict=True))
-    return [None] * (whole.outputs + whole.fixed) + list(unknown)
+    return [None] * len(like + fixed) + list(unknown)
 
 
 def _lanes(leaves, axes, *, whole: _Whole):
@@ -139,7 +137,7 @@ def _lanes(leaves, axes, *, whole: _Whole):
 _linear = Primitive("transposable")
 _linear.multiple_results = True
 _linear.def_impl(jax.jit(_evaluate, static_argnames="whole"))
-_linear.def_abstract_eval(lambda *avals, whole: list(avals[: whole.outputs]))
+_linear.def_abstract_eval(lambda *avals, whole: whole.parts(avals)[0])
 mlir.register_lowering(_linear, mlir.lower_fun(_evaluate, multiple_results=True))
 ad.primitive_jvps[_linear] = _jvp
 ad.primitive_transposes[_linear] = _transpose

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from jaxnet.ops.linear import Linear, transposable
 from jaxnet.ops.meshes import batch_zeros, split, varying_alike
@@ -86,7 +84,7 @@ def recur(
       outputs: whether they are wanted; without them there is None.
     """
     if x.shape[0] == 0:
-        return carry, jnp.zeros((0, *carry[0].shape), carry[0].dtype) if outputs else None
+        return carry, batch_zeros(carry[0], (0, *carry[0].shape), carry[0].dtype, axis=1) if outputs else None
     run = _scan if cell.retreat is None else _recur
     leaves, tree = jax.tree.flatten((weights, x, carry, inside, kept))
     arguments = jax.tree.unflatten(tree, varying_alike(*leaves))
@@ -138,14 +136,10 @@ def _scan(options, weights, x, carry, inside, kept):
 _recur = jax.custom_jvp(_scan, nondiff_argnums=(0,))
 
 
-@functools.partial(_recur.defjvp, symbolic_zeros=True)
+@_recur.defjvp
 def _recur_jvp(options, primals, tangents):
-    moved = [
-        jax.tree.map(lambda of, value: jnp.zeros_like(value) if isinstance(of, SymbolicZero) else of, *pair)
-        for pair in zip(tangents[:3], primals[:3], strict=True)
-    ]
     outputs, saved = _forward(options, *primals)
-    return outputs, transposable(_TANGENT, options, saved, moved, like=outputs)
+    return outputs, transposable(_TANGENT, options, saved, tangents[:3], like=outputs)  # without those of the masks
 
 
 def _tangent(options, saved, tangents):
@@ -154,7 +148,7 @@ def _tangent(options, saved, tangents):
     def scan(weights, x, carry):
         return _scan(options, weights, x, carry, inside, kept)
 
-    return jax.jvp(scan, tuple(primals), tuple(tangents))[1]
+    return jax.jvp(scan, tuple(primals), tangents)[1]
 
 
 def _forward(options, weights, x, carry, inside, kept):

@@ -133,12 +133,12 @@ def _moments_by_products(axes: tuple[int, ...], x: jax.Array) -> tuple[jax.Array
     Forward, layer norm and batch norm of 128 x 512 took 0.9 of the time; with gradients they would take 1.07.
     """
     shape = [1 if axis in axes else n for axis, n in enumerate(x.shape)]
-    count, along_rows = math.prod(x.shape[axis] for axis in axes), axes == (x.ndim - 1,)
-    ones = jnp.ones(count, x.dtype)
+    ones = jnp.ones(math.prod(x.shape[axis] for axis in axes), x.dtype)
 
     def mean(x):
-        x = x.reshape(-1, x.shape[-1])
-        return jnp.dot(*((x, ones) if along_rows else (ones, x)), precision="highest").reshape(shape) / count
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+        factors = (rows, ones) if axes == (x.ndim - 1,) else (ones, rows)
+        return jnp.dot(*factors, precision="highest").reshape(shape) / _count(x, axes, None, None)
 
     center = mean(x)
     return center, mean(jnp.square(x - center))

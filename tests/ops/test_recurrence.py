@@ -96,7 +96,23 @@ def test_lanes_equal_a_loop(cell, inside, x64):
         wanted = total.sum(), (of_weights, of_x.sum(0), of_carry)
         got = jax.jit(first(lambda *args: of_lanes(value)(*args).sum()))(weights, x, carry)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_of_no_steps_there_are_no_outputs_and_the_carry_is_the_one_it_started_from(cell):
+    weights, x, carry = arguments(cell, True)
+
+    def total(weights, x, carry):
+        last, made = recur(cell, weights, x[:0], carry)
+        assert made is not None
+        assert made.shape == (0, BATCH, UNITS)
+        return sum(map(jnp.sum, last)) + jnp.sum(made)
+
+    of_weights, of_x, of_carry = jax.grad(total, argnums=(0, 1, 2))(weights, x, carry)
+    for leaf in jax.tree.leaves((of_weights, of_x)):
+        np.testing.assert_array_equal(leaf, 0)
+    for leaf in of_carry:
+        np.testing.assert_array_equal(leaf, 1)
 
 
 def test_the_gradient_of_the_weights_is_one_matmul_after_the_loop(cell):

@@ -100,6 +100,12 @@ def test_all_ways_to_the_moments_equal_two_plain_passes(way, shape, x64):
 
 
 @every_way
+def test_moments_of_no_rows_are_zero(way):
+    for moment in way((0,))(np.zeros((0, 3), np.float32)):
+        np.testing.assert_array_equal(moment, np.zeros((1, 3)))
+
+
+@every_way
 def test_what_one_row_is_changes_no_other(way):
     near, moved = RNG.normal(size=(2, 8, 64)).astype(np.float32)
     alone = way((1,))(near)
