@@ -46,11 +46,17 @@ LEAST_NATIVE_FEATURES = 16
 # On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), for how many features that
 # may be worth its zeros, and how many products for each feature of one it may take, as multiples of those without.
 # Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone, gradients of 5 x 5 from 1
-# to 6 took 0.41, of a kernel of 9 from 8 to 8 0.55, of 3 x 3 from 8 to 8 0.79; steps of 3 x 3 from 8 to 16 on 14 x 14
-# 1.25, of a kernel of 3 from 4 to 12 1.13.
+# to 6 took 0.41, of a kernel of 9 from 8 to 8 0.55, of 3 x 3 from 8 to 8 0.79. Half as many where zeros cost more than
+# longer patches, from BLOCK features for each place that the kernel reaches on: training steps took 0.85 of the time
+# (one convolution of 5 x 5 from 1 to 16, of 3 x 3 from 1 to 8), 0.91 (3 x 3 from 8 to 16 on 13 x 13); of 5 x 5 from 6
+# to 12 they would take 1.04, of a kernel of 9 from 8 to 8 1.09.
 BLOCK = 4
-MOST_BLOCKED_FEATURES = 16
+MOST_BLOCKED_FEATURES = 32
 MOST_BLOCKED_PRODUCTS = 26
+
+# On a CPU, how long the patch of a block may be for more products than those, as a multiple of the kernel, where plain
+# patches are too large: training steps took 0.86 of the time for 3 x 3 x 3 from 4 to 32 features.
+MOST_ZEROS = 4 / 3
 
 # On a CPU, from how many input features on blocks may be too large. Of fewer (an image's colours), training steps took
 # 0.53 of the time of XLA's convolution for 5 x 5 from 3 to 6 features on 64 x 64 (75 MB), from 3 to 8 0.7, from 4 to 8
@@ -60,7 +66,8 @@ LEAST_LARGE_FEATURES = 5
 # On a CPU, how many times as long the kernel may become of a strided convolution whose gradients are XLA's (_of_input).
 MOST_FOLDED = 2
 
-_How = Literal["native", "canonical", "patches", "blocks"]
+# XLA's convolution, with gradients of JAX's or its own; or how many neighbouring outputs a row of a matmul makes.
+_How = Literal["native", "canonical"] | int
 
 
 def convolve(
@@ -106,8 +113,12 @@ def convolve(
         seen = [n - more for n, more in zip(x.shape[1:-1], unseen, strict=True)]
         x = lax.slice(x, (0,) * x.ndim, (x.shape[0], *seen, x.shape[-1])) if any(unseen) else x
         return _canonical(_options(strides, dilation, padding), x, w)
+    if not multiplied_by_eigen():
+        return _computed(how, x, w, strides, dilation, padding, groups)
+    if max(strides) == 1:  # else what made x is computed again for each slice
+        x = lax.optimization_barrier(x)
     y = _computed(how, x, w, strides, dilation, padding, groups)
-    return lax.optimization_barrier(y) if multiplied_by_eigen() else y  # and its gradient is whole before it is copied
+    return lax.optimization_barrier(y)  # and its gradient is whole before it is copied
 
 
 def _computed(how: _How, x, w, strides, dilation, padding, groups):
@@ -118,8 +129,8 @@ def _computed(how: _How, x, w, strides, dilation, padding, groups):
         edges = [(0, 0), *padding, (0, 0)]
         x = lax.pad(x, jnp.zeros((), dtype), [(low, high, 0) for low, high in edges])
     if groups == 1:
-        if how == "blocks":
-            return _in_blocks(x, w, strides, dilation)
+        if isinstance(how, int) and how > 1:
+            return _in_blocks(x, w, strides, dilation, how)
         return product(patches(x, kernel, strides, dilation), w.reshape(-1, out_features))
 
     if groups == in_features:  # a matmul of one feature would be all overhead
@@ -209,61 +220,69 @@ def _how(x, w, strides, dilation, padding, groups) -> _How:
     if forced == "native":
         return "native"
     if volume == 1:
-        return "patches"
+        return 1
     if volume > MOST_SLICES or not (on_cpu or volume * in_features // groups <= MOST_ENTRIES):
         return "native"
     if forced or not on_cpu or groups > 1:
-        return "patches"
+        return 1
+
+    own_gradients = len(kernel) <= 2 and w.dtype == jnp.float32
+    if max(strides) == 1:  # gradients must not need negative padding
+        edges = zip(kernel, dilation, padding, strict=True)
+        own_gradients &= all(max(edge) <= d * (k - 1) for k, d, edge in edges)
+    else:
+        folded = math.prod(map(operator.mul, _folded(kernel, strides), strides))
+        own_gradients &= max(dilation) == 1 and folded <= MOST_FOLDED * volume
+    if own_gradients and in_features >= LEAST_NATIVE_FEATURES and (multiplied_by_eigen() or len(kernel) == 1):
+        return "canonical"
 
     rows = x.shape[0] * math.prod(_counts(x.shape[1:-1], kernel, strides, dilation, padding))
-    how, size = "patches", w.dtype.itemsize * rows * (volume * in_features + out_features)
+    reach = dilation[-1] * (kernel[-1] - 1)
+
+    def small(block):
+        """Whether patches and what is made of them are."""
+        seen = kernel[-1] if block == 1 else block + reach
+        entries = volume * in_features * seen // (block * kernel[-1])
+        return w.dtype.itemsize * rows * (entries + out_features) <= MOST_BYTES
+
     if kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES:
-        seen = BLOCK + dilation[-1] * (kernel[-1] - 1)  # by a block, along the last axis
-        cheap = out_features * seen <= MOST_BLOCKED_PRODUCTS * kernel[-1]
-        if cheap and in_features < LEAST_LARGE_FEATURES:
-            return "blocks"
-        if cheap or size > MOST_BYTES:
-            entries = volume * in_features * seen // (BLOCK * kernel[-1])
-            how, size = "blocks", w.dtype.itemsize * rows * (entries + out_features)
-
-    if len(kernel) > 2 or w.dtype != jnp.float32:
-        return how
-    if max(strides) == 1:
-        if any(max(edges) > d * (k - 1) for k, d, edges in zip(kernel, dilation, padding, strict=True)):
-            return how  # gradients would need negative padding
-    elif max(dilation) > 1 or math.prod(map(operator.mul, _folded(kernel, strides), strides)) > MOST_FOLDED * volume:
-        return how
-    always = in_features >= LEAST_NATIVE_FEATURES and (multiplied_by_eigen() or len(kernel) == 1)
-    return "canonical" if always or size > MOST_BYTES else how
+        fits = in_features < LEAST_LARGE_FEATURES or not own_gradients
+        for block in (BLOCK // 2, BLOCK) if out_features >= BLOCK * reach else (BLOCK,):
+            seen = block + reach
+            cheap = out_features * seen <= MOST_BLOCKED_PRODUCTS * kernel[-1]
+            worth = cheap or (seen <= MOST_ZEROS * kernel[-1] and not small(1))
+            if worth and (fits or small(block)):
+                return block
+    return 1 if small(1) or not own_gradients else "canonical"
 
 
-def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Sequence[int]) -> jax.Array:
-    """A convolution of a padded ``x``, stride 1 on the last axis, ``BLOCK`` neighbouring outputs there at a time.
+def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Sequence[int], block: int) -> jax.Array:
+    """A convolution of a padded ``x``, stride 1 on the last axis, ``block`` neighbouring outputs there at a time.
 
     Neighbours share most of what they see, so the patch of a block is little longer than that of one, its numbers lie
-    side by side in ``x``, and the matmul is ``BLOCK`` times as wide. Its matrix has ``w`` once for each of them, one
+    side by side in ``x``, and the matmul is ``block`` times as wide. Its matrix has ``w`` once for each of them, one
     place further each time, and zeros elsewhere (so what isn't finite spreads over its block).
     """
     reach, in_features, out_features = dilation[-1] * (w.shape[-3] - 1), *w.shape[-2:]
     width = x.shape[-2] - reach
-    blocks, beyond = -(-width // BLOCK), -(-reach // BLOCK)
+    blocks, beyond = -(-width // block), -(-reach // block)
     zero, kept = jnp.zeros((), x.dtype), (0, 0, 0)
-    x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, BLOCK * (blocks + beyond) - x.shape[-2], 0), kept])
-    x = x.reshape(*x.shape[:-2], blocks + beyond, BLOCK, in_features)  # JAX splits or joins axes of a mesh, not both
-    x = x.reshape(*x.shape[:-2], BLOCK * in_features)
+    x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, block * (blocks + beyond) - x.shape[-2], 0), kept])
+    x = x.reshape(*x.shape[:-2], blocks + beyond, block, in_features)  # JAX splits or joins axes of a mesh, not both
+    x = x.reshape(*x.shape[:-2], block * in_features)
     seen = [
-        row[..., at : at + blocks, : (reach - BLOCK * (at - 1)) * in_features]
+        row[..., at : at + blocks, : (reach - block * (at - 1)) * in_features]
         for row in slices(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
         for at in range(1 + beyond)
     ]
-    x = lax.concatenate(seen, x.ndim - 1)  # [batch, *space, blocks, rows * (BLOCK + reach) * in_features]
+    x = lax.concatenate(seen, x.ndim - 1)  # [batch, *space, blocks, rows * (block + reach) * in_features]
     moved = [
-        lax.pad(w, zero, [*[kept] * (w.ndim - 3), (at, BLOCK - 1 - at, dilation[-1] - 1), kept, kept])
-        for at in range(BLOCK)
+        lax.pad(w, zero, [*[kept] * (w.ndim - 3), (at, block - 1 - at, dilation[-1] - 1), kept, kept])
+        for at in range(block)
     ]
-    y = product(x, jnp.stack(moved, axis=-2).reshape(-1, BLOCK * out_features))
-    y = y.reshape(*y.shape[:-1], BLOCK, out_features)
-    y = y.reshape(*y.shape[:-3], BLOCK * blocks, out_features)
+    y = product(x, jnp.stack(moved, axis=-2).reshape(-1, block * out_features))
+    y = y.reshape(*y.shape[:-1], block, out_features)
+    y = y.reshape(*y.shape[:-3], block * blocks, out_features)
     return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
 
 

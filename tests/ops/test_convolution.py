@@ -5,13 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import convolution
-from jaxnet.ops.convolution import (
-    BLOCK,
-    MOST_BLOCKED_FEATURES,
-    MOST_SLICES,
-    convolve,
-    convolve_transposed,
-)
+from jaxnet.ops.convolution import MOST_SLICES, convolve, convolve_transposed
 from jaxnet.ops.lowering import lowered_as
 
 # space, in_features, features, kernel, strides, dilation, padding, groups
@@ -23,6 +17,7 @@ CASES = {
     "2d, all": ((7, 8), 2, 3, (2, 3), (2, 3), (3, 1), ((2, 0), (1, 2)), 1),
     "3d, all": ((4, 5, 3), 2, 3, (2, 3, 2), (1, 2, 1), (2, 1, 1), ((0, 1), (1, 0), (0, 0)), 1),
     "2d, last axis dense": ((6, 11), 2, 3, (2, 3), (2, 1), (1, 2), ((0, 0), (1, 2)), 1),
+    "2d, two at once": ((5, 8), 2, 9, (2, 3), (1, 1), (1, 1), ((0, 1), (1, 1)), 1),
     "groups": ((6, 5), 6, 4, (3, 2), (2, 1), (1, 2), ((1, 0), (0, 1)), 2),
     "depthwise": ((6, 5), 3, 3, (3, 2), (1, 2), (2, 1), ((1, 1), (0, 0)), 3),
     "depthwise, two outputs each": ((7,), 3, 6, (3,), (2,), (1,), ((2, 0),), 3),
@@ -243,7 +238,7 @@ def test_a_large_transposed_convolution_is_one_too(kernel, strides, dilation, cr
 
 
 def test_how_large_patches_are():
-    """Bytes by hand: 2 examples of 5 x 4 windows see 3 x 3 x 6 numbers each, or blocks of 4 windows 3 x 6 x 6."""
+    """Bytes by hand: each of 2 x 5 x 4 windows sees 3 x 3 x 6 numbers, a block of 2 or 4 windows 3 x 4 or 3 x 6 x 6."""
 
     def how(features, most, in_features=6, dtype=jnp.float32):
         x, w = jnp.ones((2, 7, 6, in_features)), jnp.ones((3, 3, in_features, features), dtype)
@@ -251,15 +246,20 @@ def test_how_large_patches_are():
             patch.setattr(convolution, "MOST_BYTES", most)
             return convolution._how(x, w, (1, 1), (1, 1), ((0, 0), (0, 0)), 1)
 
-    rows = 2 * 5 * 4
-    assert how(32, 1, dtype=jnp.bfloat16) == "patches"
+    def size(features, seen):
+        return 2 * 5 * 4 * 4 * (6 * seen + features)
+
     if jax.default_backend() == "cpu":
-        wide, blocks = (54 + 32) * rows * 4, (54 // 2 + 16) * rows * 4
-        assert [how(32, most) for most in (wide, wide - 1)] == ["patches", "canonical"]
-        assert [how(16, most) for most in (wide, blocks, blocks - 1)] == ["patches", "blocks", "canonical"]
-        assert [how(8, most) for most in (wide, 1)] == ["blocks", "canonical"]
-        assert [how(8, 1, colours) for colours in (4, 5)] == ["blocks", "canonical"]
-        assert [how(14, 1, colours) for colours in (4, 5)] == ["canonical", "canonical"]
+        wide, half, whole = 3 * 3, 3 * 4 // 2, 3 * 6 / 4
+        assert [how(33, size(33, wide) - less) for less in (0, 1)] == [1, "canonical"]
+        assert [how(32, most) for most in (size(32, wide), size(32, half), size(32, half) - 1)] == [1, 2, "canonical"]
+        assert [how(16, most) for most in (size(16, wide), size(16, half) - 1)] == [2, "canonical"]
+        assert [how(13, most) for most in (size(13, half), size(13, half) - 1, 1)] == [2, 4, "canonical"]
+        assert [how(7, most) for most in (size(7, whole), size(7, whole) - 1)] == [4, "canonical"]
+        assert [how(features, 1, 4) for features in (7, 8, 32, 33)] == [4, 2, 2, "canonical"]
+        assert [how(features, 1, dtype=jnp.bfloat16) for features in (7, 8, 32, 33)] == [4, 2, 2, 1]
+    else:
+        assert how(32, 1) == 1
 
 
 def test_the_switch_ends_with_its_block_even_after_an_error():
@@ -313,7 +313,7 @@ def test_networks_of_different_widths_in_lanes_equal_each_alone(key):
 
 
 def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
-    """One row of the matmul for ``BLOCK`` places of 6; elsewhere, with strides, and for many features, one for each."""
+    """One row of the matmul for 2 or 4 places of 6; elsewhere, with strides, and for many features, one for each."""
 
     def rows(features, stride=1, kernel=3):
         x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((kernel, kernel, 2, features))
@@ -326,9 +326,11 @@ def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
         )
         return dot.outvars[0].aval.shape
 
-    for most, kernel in ((13, 3), (MOST_BLOCKED_FEATURES, 5)):  # 13 x 6 / 3 = 26 products, 14 x 6 / 3 = 28
-        assert rows(most, kernel=kernel) == (1, 6, 2, BLOCK * most)
-        assert rows(most + 1, kernel=kernel) == (1, 6, 6, most + 1)
+    for kernel, most in ((3, (7, 19)), (5, (15, 21))):  # 26 x 5 / 6 = 21.7 products with two in a block
+        assert rows(most[0], kernel=kernel) == (1, 6, 2, 4 * most[0])
+        assert rows(most[0] + 1, kernel=kernel) == (1, 6, 3, 2 * (most[0] + 1))
+        assert rows(most[1], kernel=kernel) == (1, 6, 3, 2 * most[1])
+        assert rows(most[1] + 1, kernel=kernel) == (1, 6, 6, most[1] + 1)
     assert rows(3, stride=2) == (1, 6, 3, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert rows(3) == (1, 6, 6, 3)
