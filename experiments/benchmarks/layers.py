@@ -9,9 +9,8 @@ eagerly, with channels first, on a CPU only, in a process of its own. Whole trai
 
 Layers for JAX are jitted as their users would, so jaxnet's are without what ``fit`` compiles with. The normalisations
 of flax take the variance as a difference of two means, which loses its digits where the mean is large; jaxnet's do so
-where it isn't (``ops/reductions.py``). Where one is slower than a peer for JAX by more than runs differ: forward, 5 x 5
-from 6 to 16 features, whose blocks pay with gradients (``ops/convolution.py``). Group norm has features last; Equinox
-has them first, so that groups lie together.
+where it isn't (``ops/reductions.py``). Group norm has features last; Equinox has them first, so that groups lie
+together. None is slower than a peer for JAX by more than runs differ.
 
 Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
 """

@@ -29,27 +29,26 @@ MOST_ENTRIES = 576
 
 # On a CPU, how many bytes patches and what is made of them may have together. Beyond, they fall out of the cache, and
 # XLA's convolution is faster: training steps took 0.5 of the time of patches for 3 x 3 from 32 to 32 features on 14 x
-# 14 and from 16 to 16 on 28 x 28 (batches of 128), 0.83 from 1 to 32 (16 MB) and from 3 to 64, 0.75 from 3 to 16 on
-# 32 x 32. Below, it took 1.1 from 1 to 32 for batches of 32 (4 MB), 1.1 from 8 to 32 on 14 x 14 (10 MB), 1.6 from 4
-# to 32 (7 MB). In three dimensions patches always win. With strides of 2, gradients of 3 x 3 from 16 to 32 on 28 x 28
-# took 0.53 of the time of patches, of 5 x 5 0.28, from 64 to 128 on 56 x 56 0.78; from 32 to 64 on 14 x 14 (9 MB),
-# whose patches are made, they would take 1.7. Transposed convolutions from 128 to 64 on 7 x 7, 4 x 4, took 0.31, from
-# 64 to 32 on 14 x 14 0.36, and 0.19 forward.
+# 14 and from 16 to 16 on 28 x 28 (batches of 128), 0.96 from 3 to 64 on 32 x 32. Below, it took 1.1 from 1 to 32 for
+# batches of 32 (4 MB), 1.16 from 8 to 32 on 13 x 13 (8 MB). In three dimensions patches always win. With strides of 2,
+# gradients of 3 x 3 from 16 to 32 on 28 x 28 took 0.53 of the time of patches, of 5 x 5 0.28, from 64 to 128 on 56 x 56
+# 0.78; from 32 to 64 on 14 x 14 (9 MB), whose patches are made, they would take 1.7. Transposed convolutions from 128
+# to 64 on 7 x 7, 4 x 4, took 0.31, from 64 to 32 on 14 x 14 0.36, and 0.19 forward.
 MOST_BYTES = 14 * 10**6
 
-# On a CPU, where Eigen multiplies (see ops.compiling) or in one dimension, from how many input features on XLA's
-# convolution always wins: 3 x 3 from 16 to 32 features on 14 x 14 took 0.60 of the time of patches, from 64 to 64 on
-# 7 x 7 0.57, and 0.98 and 0.78 for batches of 32; 5 x 5 from 6 to 16 took 1.16, 3 x 3 from 8 to 8 up to 1.17. In one,
-# 128 steps and a kernel of 5, 0.56 forward from 16 to 32, and 0.73 of a step from 32 to 32, 1.06 from 8 to 16.
+# On a CPU, where Eigen multiplies (see ops.compiling) or in one dimension, from how many input features on it is XLA's
+# convolution whatever the size: training steps took 0.81 of the time of patches for 3 x 3 from 16 to 16 features twice
+# on 13 x 13, 0.87 from 32 to 32 on 14 x 14, 1.04 from 16 to 32 on 13 x 13 without padding. In one dimension, 128 steps
+# and a kernel of 5, 0.56 forward from 16 to 32, and 0.73 of a step from 32 to 32, 1.06 from 8 to 16.
 LEAST_NATIVE_FEATURES = 16
 
 # On a CPU, how many neighbouring outputs a row of the matmul makes at once (see _in_blocks), for how many features that
 # may be worth its zeros, and how many products for each feature of one it may take, as multiples of those without.
 # Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone, gradients of 5 x 5 from 1
 # to 6 took 0.41, of a kernel of 9 from 8 to 8 0.55, of 3 x 3 from 8 to 8 0.79. Half as many where zeros cost more than
-# longer patches, from BLOCK features for each place that the kernel reaches on: training steps took 0.85 of the time
-# (one convolution of 5 x 5 from 1 to 16, of 3 x 3 from 1 to 8), 0.91 (3 x 3 from 8 to 16 on 13 x 13); of 5 x 5 from 6
-# to 12 they would take 1.04, of a kernel of 9 from 8 to 8 1.09.
+# longer patches, from BLOCK features for each place that the kernel reaches on: 5 x 5 from 6 to 16 took 0.84 alone,
+# training steps of 3 x 3 from 1 to 8 0.85, from 8 to 16 0.91, of a kernel of 9 from 8 to 8 1.09. In the programs of fit
+# and of searches only where it reaches less far: LeNet's took 1.02.
 BLOCK = 4
 MOST_BLOCKED_FEATURES = 32
 MOST_BLOCKED_PRODUCTS = 26
@@ -66,7 +65,7 @@ LEAST_LARGE_FEATURES = 5
 # On a CPU, how many times as long the kernel may become of a strided convolution whose gradients are XLA's (_of_input).
 MOST_FOLDED = 2
 
-# XLA's convolution, with gradients of JAX's or its own; or how many neighbouring outputs a row of a matmul makes.
+# XLA's convolution, with JAX's gradients or our own; or how many neighbouring outputs a row of a matmul makes.
 _How = Literal["native", "canonical"] | int
 
 
@@ -115,7 +114,7 @@ def convolve(
         return _canonical(_options(strides, dilation, padding), x, w)
     if not multiplied_by_eigen():
         return _computed(how, x, w, strides, dilation, padding, groups)
-    if max(strides) == 1:  # else what made x is computed again for each slice
+    if how == 1 and max(strides) == 1:  # else what made x is computed again for each slice
         x = lax.optimization_barrier(x)
     y = _computed(how, x, w, strides, dilation, padding, groups)
     return lax.optimization_barrier(y)  # and its gradient is whole before it is copied
@@ -247,7 +246,8 @@ def _how(x, w, strides, dilation, padding, groups) -> _How:
 
     if kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES:
         fits = in_features < LEAST_LARGE_FEATURES or not own_gradients
-        for block in (BLOCK // 2, BLOCK) if out_features >= BLOCK * reach else (BLOCK,):
+        halved = out_features >= BLOCK * reach and not (multiplied_by_eigen() and reach >= BLOCK)
+        for block in (BLOCK // 2, BLOCK) if halved else (BLOCK, BLOCK // 2):
             seen = block + reach
             cheap = out_features * seen <= MOST_BLOCKED_PRODUCTS * kernel[-1]
             worth = cheap or (seen <= MOST_ZEROS * kernel[-1] and not small(1))
@@ -270,6 +270,7 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
     x = lax.pad(x, zero, [*[kept] * (x.ndim - 2), (0, block * (blocks + beyond) - x.shape[-2], 0), kept])
     x = x.reshape(*x.shape[:-2], blocks + beyond, block, in_features)  # JAX splits or joins axes of a mesh, not both
     x = x.reshape(*x.shape[:-2], block * in_features)
+    x = _made_once(x) if multiplied_by_eigen() else x
     seen = [
         row[..., at : at + blocks, : (reach - block * (at - 1)) * in_features]
         for row in slices(x, (*w.shape[:-3], 1), (*strides[:-1], 1), (*dilation[:-1], 1))
@@ -284,6 +285,15 @@ def _in_blocks(x: jax.Array, w: jax.Array, strides: Sequence[int], dilation: Seq
     y = y.reshape(*y.shape[:-1], block, out_features)
     y = y.reshape(*y.shape[:-3], block * blocks, out_features)
     return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
+
+
+@jax.custom_jvp
+def _made_once(x: jax.Array) -> jax.Array:
+    """``x``, not computed again for each slice of it. A barrier for its gradient too would cost LeNet's step 1.1."""
+    return lax.optimization_barrier(x)
+
+
+_made_once.defjvp(lambda primals, tangents: (_made_once(*primals), *tangents))
 
 
 class _Options(NamedTuple):

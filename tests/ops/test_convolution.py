@@ -237,7 +237,7 @@ def test_a_large_transposed_convolution_is_one_too(kernel, strides, dilation, cr
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_how_large_patches_are():
+def test_how_large_patches_are(monkeypatch):
     """Bytes by hand: each of 2 x 5 x 4 windows sees 3 x 3 x 6 numbers, a block of 2 or 4 windows 3 x 4 or 3 x 6 x 6."""
 
     def how(features, most, in_features=6, dtype=jnp.float32):
@@ -258,6 +258,11 @@ def test_how_large_patches_are():
         assert [how(7, most) for most in (size(7, whole), size(7, whole) - 1)] == [4, "canonical"]
         assert [how(features, 1, 4) for features in (7, 8, 32, 33)] == [4, 2, 2, "canonical"]
         assert [how(features, 1, dtype=jnp.bfloat16) for features in (7, 8, 32, 33)] == [4, 2, 2, 1]
+        x, w, valid = jnp.ones((2, 7, 6, 6)), jnp.ones((5, 5, 6, 16)), ((0, 0), (0, 0))
+        assert convolution._how(x, w, (1, 1), (1, 1), valid, 1) == 2
+        monkeypatch.setattr(convolution, "multiplied_by_eigen", lambda: True)
+        assert convolution._how(x, w, (1, 1), (1, 1), valid, 1) == 4
+        assert how(16, 10**6) == 2
     else:
         assert how(32, 1) == 1
 
