@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,9 +175,17 @@ def test_mixing_positions_and_names_is_refused():
         jn.serial(jn.flatten, head=jn.dense(3))
 
 
-@pytest.mark.parametrize("factory", [jn.dense, jn.dropout])
+def block(features) -> jn.Layer:
+    return jn.dense(features)
+
+
+FACTORIES = [value for value in vars(jn).values() if getattr(value, "__module__", "").startswith("jaxnet.layers.")]
+
+
+@pytest.mark.parametrize("factory", [*filter(inspect.isfunction, FACTORIES), jn.serial, block])
 def test_a_factory_that_was_not_called_is_refused(factory, key):
-    with pytest.raises((TypeError, ValueError), match=rf"serial\[1\] flatten > {factory.__name__}"):
+    name = factory.__name__
+    with pytest.raises(TypeError, match=rf"serial\[1\] flatten > {name}: {name} makes a layer but isn't one: call it, {name}\("):
         jn.serial(jn.flatten, factory).init(key, (3,))
 
 

@@ -25,9 +25,9 @@ def elementwise(function: Callable[[Any], Any]) -> Layer:
       function: maps arrays of any shape to arrays of the same shape, each entry by itself.
 
     Raises:
-      TypeError: when it isn't callable, or makes layers (``dense`` for ``dense(10)``). ValueError: from ``init``, when
-        an entry of the output depends on other entries of the input (softmax, cumsum) or the shape changes; such a
-        function goes through ``lift``.
+      TypeError: when it isn't callable; from ``init``, when it makes layers (``dense`` for ``dense(10)``). ValueError:
+        from ``init``, when an entry of the output depends on other entries of the input (softmax, cumsum) or the shape
+        changes; such a function goes through ``lift``.
 
     >>> layer = elementwise(jax.nn.sigmoid)
     >>> params, state, out = layer.init(None, (2,))
@@ -37,11 +37,11 @@ def elementwise(function: Callable[[Any], Any]) -> Layer:
     if not callable(function):
         raise TypeError(f"expected a layer or a function of arrays, got {function!r}")
     name = function_name(function)
-    if getattr(function, "__annotations__", {}).get("return") in (Layer, "Layer", "jn.Layer", "jaxnet.Layer"):
-        raise TypeError(f"{name} makes a layer but isn't one: call it, {name}(...)")
 
     def init(key, spec):
         spec = as_spec(spec)
+        if getattr(function, "__annotations__", {}).get("return") in (Layer, "Layer", "jn.Layer", "jaxnet.Layer"):
+            raise TypeError(f"{name} makes a layer but isn't one: call it, {name}(...)")
         try:
             out = jax.eval_shape(function, jax.ShapeDtypeStruct((2, *spec.shape), spec.dtype))
         except Exception as error:
@@ -91,6 +91,8 @@ def lift(function: Callable[[Any], Any], *, active: Callable[[jax.Array], jax.Ar
 
     def init(key, spec):
         spec = as_spec(spec)
+        if getattr(function, "__annotations__", {}).get("return") in (Layer, "Layer", "jn.Layer", "jaxnet.Layer"):
+            raise TypeError(f"{name} makes a layer but isn't one: call it, {name}(...)")
         try:
             out = jax.eval_shape(function, jax.ShapeDtypeStruct((2, *spec.shape), spec.dtype))
         except Exception as error:

@@ -1,5 +1,4 @@
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -102,21 +101,6 @@ def test_what_is_no_function_is_refused(value):
         elementwise(value)
     with pytest.raises(TypeError, match="lift: expected a function of a batch, got"):
         jn.lift(value)
-
-
-def test_what_makes_a_layer_has_to_be_called():
-    """All that the package has, and a user's own."""
-
-    def block(features) -> jn.Layer:
-        return jn.dense(features)
-
-    layers = (value for value in vars(jn).values() if getattr(value, "__module__", "").startswith("jaxnet.layers."))
-    makers = [value for value in layers if inspect.isfunction(value)]
-    assert {jn.dense, jn.conv, jn.lstm, jn.batch_norm, jn.dropout, jn.lift} <= set(makers)
-    for maker in (*makers, jn.serial, block):
-        name = maker.__name__
-        with pytest.raises(TypeError, match=rf"^{name} makes a layer but isn't one: call it, {name}\("):
-            jn.serial(maker)
 
 
 def test_as_layer_leaves_layers_alone():
