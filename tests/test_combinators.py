@@ -185,9 +185,11 @@ FACTORIES = [value for value in vars(jn).values() if getattr(value, "__module__"
 @pytest.mark.parametrize("factory", [*filter(inspect.isfunction, FACTORIES), jn.serial, block])
 def test_a_factory_that_was_not_called_is_refused(factory, key):
     name = factory.__name__
-    message = rf"serial\[1\] flatten > {name}: {name} makes a layer but isn't one: call it, {name}\("
-    with pytest.raises(TypeError, match=message):
+    message = rf"{name} makes a layer but isn't one: call it, {name}\("
+    with pytest.raises(TypeError, match=rf"^serial\[1\] flatten > {name}: {message}"):
         jn.serial(jn.flatten, factory).init(key, (3,))
+    with pytest.raises(TypeError, match="^" + message):
+        jn.lift(factory).init(key, (3,))
 
 
 def test_trees_of_another_network_are_refused(key):

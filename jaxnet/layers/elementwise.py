@@ -40,12 +40,7 @@ def elementwise(function: Callable[[Any], Any]) -> Layer:
 
     def init(key, spec):
         spec = as_spec(spec)
-        if getattr(function, "__annotations__", {}).get("return") in (Layer, "Layer", "jn.Layer", "jaxnet.Layer"):
-            raise TypeError(f"{name} makes a layer but isn't one: call it, {name}(...)")
-        try:
-            out = jax.eval_shape(function, jax.ShapeDtypeStruct((2, *spec.shape), spec.dtype))
-        except Exception as error:
-            raise ValueError(f"{name}: can't take examples of shape {spec.shape}, {spec.dtype}: {error}") from error
+        out = _of_two_examples(function, name, spec)
         zero_stays_zero = _check_elementwise(function, name)
         if getattr(out, "shape", None) != (2, *spec.shape):
             raise ValueError(
@@ -77,8 +72,8 @@ def lift(function: Callable[[Any], Any], *, active: Callable[[jax.Array], jax.Ar
         refused, since a function of all features (a mean, a softmax) would count the padding.
 
     Raises:
-      TypeError: when ``function`` isn't callable. ValueError: from ``init``, when it can't take the shape, changes the
-        batch axis, or the input has inactive features and ``active`` isn't given.
+      TypeError: when ``function`` isn't callable; from ``init``, when it makes layers. ValueError: from ``init``, when
+        it can't take the shape, changes the batch axis, or the input has inactive features and ``active`` isn't given.
 
     >>> layer = lift(lambda images: images.mean(axis=(1, 2)))  # global average pooling
     >>> params, state, out = layer.init(None, (7, 7, 16))
@@ -91,12 +86,7 @@ def lift(function: Callable[[Any], Any], *, active: Callable[[jax.Array], jax.Ar
 
     def init(key, spec):
         spec = as_spec(spec)
-        if getattr(function, "__annotations__", {}).get("return") in (Layer, "Layer", "jn.Layer", "jaxnet.Layer"):
-            raise TypeError(f"{name} makes a layer but isn't one: call it, {name}(...)")
-        try:
-            out = jax.eval_shape(function, jax.ShapeDtypeStruct((2, *spec.shape), spec.dtype))
-        except Exception as error:
-            raise ValueError(f"{name}: can't take examples of shape {spec.shape}, {spec.dtype}: {error}") from error
+        out = _of_two_examples(function, name, spec)
         if getattr(out, "shape", (0,))[:1] != (2,):
             raise ValueError(f"{name}: expected an array with the batch axis of 2 kept in front, but it made {out}")
         if spec.active is None:
@@ -125,6 +115,17 @@ def lift(function: Callable[[Any], Any], *, active: Callable[[jax.Array], jax.Ar
 def as_layer(value: Any) -> Layer:
     """A layer as it is, a plain function as an elementwise layer; what every combinator does with its children."""
     return value if isinstance(value, Layer) else elementwise(value)
+
+
+def _of_two_examples(function: Callable[[Any], Any], name: str, spec: Spec) -> Any:
+    """What a function makes of a batch of two, by shape and dtype."""
+    if getattr(function, "__annotations__", {}).get("return") in (Layer, "Layer", "jn.Layer", "jaxnet.Layer"):
+        maker = function_name(function)
+        raise TypeError(f"{maker} makes a layer but isn't one: call it, {maker}(...)")
+    try:
+        return jax.eval_shape(function, jax.ShapeDtypeStruct((2, *spec.shape), spec.dtype))
+    except Exception as error:
+        raise ValueError(f"{name}: can't take examples of shape {spec.shape}, {spec.dtype}: {error}") from error
 
 
 _zero_stays_zero: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
