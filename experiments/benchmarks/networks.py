@@ -18,7 +18,8 @@ two loops, or twice in one (XLA runs no two loops at a time), 2 to 20 steps unro
 each gate, inputs and outputs in one matmul inside of the loop, or outside for the gradient of their weights, barriers
 around what several gates share, everything transposed, gates' gradients written side by side in place of a copy (256 kB
 that both cores have read take 30 us to write over, whoever writes), XLA's flags for concurrency. On another machine
-(Intel Xeon with AVX-512, two cores) the LSTM's step takes 1.14 times PyTorch's, and LeNet's 0.94.
+(Intel Xeon with AVX-512, two cores) the LSTM's step takes 1.14 times PyTorch's, and LeNet's 0.94: of the LSTM's forty
+products of 128 x 512 by 512 x 128 and the like, oneDNN takes 62 us for each, Eigen 94.
 
 The ResNet's training step has 7 GFLOP, two thirds of its time in convolutions (some 28 of 42 ms by the same profile).
 Of 16 features on 28 x 28 they take 2.4 ms forward, which is what Eigen's matmul reaches for as few columns (190 of 450
