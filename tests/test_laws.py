@@ -424,7 +424,7 @@ def test_gradients_equal_finite_differences(case, network, key, x64):
 def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):
     """Under ``jax.shard_map`` and on a mesh with explicit axes, which refuse what doesn't say how it lies there.
 
-    One device is a mesh too. Compiled as ``fit`` does, which has gradients of its own for more layers.
+    One device is a mesh too. Also compiled as ``fit`` does, which has gradients of its own for more layers.
     """
     x = draw(case, (3, *case.shape))
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
@@ -440,10 +440,11 @@ def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):
     expected = jax.jit(jax.grad(total))(network.params, x)
     with jax.set_mesh(mesh):
         params, x = (jax.device_put(of, jax.NamedSharding(mesh, p)) for of, p in ((network.params, whole), (x, parts)))
-        explicit = compiling.jit(jax.grad(total))(params, x)
-        mapped = compiling.jit(jax.shard_map(jax.grad(summed), in_specs=(whole, parts), out_specs=whole))(params, x)
-    assert_close(explicit, expected)
-    assert_close(mapped, expected)
+        for jit in (jax.jit, compiling.jit):
+            explicit = jit(jax.grad(total))(params, x)
+            mapped = jit(jax.shard_map(jax.grad(summed), in_specs=(whole, parts), out_specs=whole))(params, x)
+            assert_close(explicit, expected)
+            assert_close(mapped, expected)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])

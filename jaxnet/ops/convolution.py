@@ -47,8 +47,8 @@ LEAST_NATIVE_FEATURES = 16
 # Training steps in a scan took 0.43 of the time for LeNet (1 to 6, 6 to 16 features). Alone, gradients of 5 x 5 from 1
 # to 6 took 0.41, of a kernel of 9 from 8 to 8 0.55, of 3 x 3 from 8 to 8 0.79. Half as many where zeros cost more than
 # longer patches, from BLOCK features for each place that the kernel reaches on: 5 x 5 from 6 to 16 took 0.84 alone,
-# training steps of 3 x 3 from 1 to 8 0.85, from 8 to 16 0.91, of a kernel of 9 from 8 to 8 1.09. In the programs of fit
-# and of searches only where it reaches less far: LeNet's took 1.02.
+# training steps of 3 x 3 from 1 to 8 0.85, from 8 to 16 0.91; of a kernel of 9 from 8 to 8 they would take 1.09. In the
+# programs of fit and of searches only where the kernel reaches less far than BLOCK: LeNet's would take 1.02.
 BLOCK = 4
 MOST_BLOCKED_FEATURES = 32
 MOST_BLOCKED_PRODUCTS = 26

@@ -29,9 +29,8 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     """
     in_features, features = w.shape
     in_float32 = jnp.result_type(x) == jnp.result_type(w) == jnp.float32
-    on_a_mesh = any(split(x) + split(w))  # its devices' gradients are added by JAX's own
-    if on_a_mesh or not (multiplied_by_eigen() and in_float32):
-        return x @ w
+    if not (multiplied_by_eigen() and in_float32) or any(split(x) + split(w)):
+        return x @ w  # on a mesh, too: JAX's own adds up the gradients of its devices
     x, w = varying_alike(x, w)
     return _product(x.reshape(-1, in_features), w).reshape(*x.shape[:-1], features)
 

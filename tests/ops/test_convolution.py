@@ -257,6 +257,7 @@ def test_how_large_patches_are(monkeypatch):
         assert [how(13, most) for most in (size(13, half), size(13, half) - 1, 1)] == [2, 4, "canonical"]
         assert [how(7, most) for most in (size(7, whole), size(7, whole) - 1)] == [4, "canonical"]
         assert [how(features, 1, 4) for features in (7, 8, 32, 33)] == [4, 2, 2, "canonical"]
+        assert [how(features, 1, 5) for features in (7, 8, 14)] == ["canonical"] * 3
         assert [how(features, 1, dtype=jnp.bfloat16) for features in (7, 8, 32, 33)] == [4, 2, 2, 1]
         x, w, valid = jnp.ones((2, 7, 6, 6)), jnp.ones((5, 5, 6, 16)), ((0, 0), (0, 0))
         assert convolution._how(x, w, (1, 1), (1, 1), valid, 1) == 2
@@ -264,7 +265,7 @@ def test_how_large_patches_are(monkeypatch):
         assert convolution._how(x, w, (1, 1), (1, 1), valid, 1) == 4
         assert how(16, 10**6) == 2
     else:
-        assert how(32, 1) == 1
+        assert how(32, 1) == how(32, 1, dtype=jnp.bfloat16) == 1
 
 
 def test_the_switch_ends_with_its_block_even_after_an_error():
