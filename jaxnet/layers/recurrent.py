@@ -34,7 +34,7 @@ def rnn(
     returns: Returns = "sequence",
     reverse: bool = False,
     recurrent_dropout: Any = 0.0,
-    unroll: int | bool = 1,
+    unroll: int | bool | None = None,
     w_init: Initializer = jax.nn.initializers.lecun_normal(),
     u_init: Initializer = jax.nn.initializers.lecun_normal(),
 ) -> Layer:
@@ -57,7 +57,7 @@ def rnn(
         [0, 1), may be traced. One mask for an example, the same at all its steps (and, with "step", under the same key)
         and for all gates; what is kept is divided by ``1 - recurrent_dropout``.
       unroll: how many steps a turn of the scan's loop takes, True for all: more are faster on an accelerator (not on a
-        CPU), and compile longer.
+        CPU), and compile longer. The default is one on a CPU and four on an accelerator.
       w_init, u_init: draw ``w`` and ``u``, gate by gate. Entries of ``u`` have variance ``1 / units``, so a step keeps
         the expected norm of the state, as an orthogonal matrix does. An orthogonal ``u`` is the usual choice where
         widths are integers (``u_init=jax.nn.initializers.orthogonal()``); it can't be the default, since its entries
@@ -98,7 +98,7 @@ def gru(
     returns: Returns = "sequence",
     reverse: bool = False,
     recurrent_dropout: Any = 0.0,
-    unroll: int | bool = 1,
+    unroll: int | bool | None = None,
     w_init: Initializer = jax.nn.initializers.lecun_normal(),
     u_init: Initializer = jax.nn.initializers.lecun_normal(),
 ) -> Layer:
@@ -140,7 +140,7 @@ def lstm(
     returns: Returns = "sequence",
     reverse: bool = False,
     recurrent_dropout: Any = 0.0,
-    unroll: int | bool = 1,
+    unroll: int | bool | None = None,
     w_init: Initializer = jax.nn.initializers.lecun_normal(),
     u_init: Initializer = jax.nn.initializers.lecun_normal(),
 ) -> Layer:
@@ -253,7 +253,7 @@ def _recurrent(
     returns: Returns,
     reverse: bool,
     recurrent_dropout: Any,
-    unroll: int | bool,
+    unroll: int | bool | None,
     w_init: Initializer,
     u_init: Initializer,
 ) -> Layer:
@@ -271,7 +271,7 @@ def _recurrent(
         raise ValueError(
             f"{name}: recurrent_dropout is the share that is dropped and must be in [0, 1), got {recurrent_dropout!r}"
         )
-    if not isinstance(unroll, bool):
+    if unroll is not None and not isinstance(unroll, bool):
         check_features(name, unroll, "unroll")
     width, active = (units.bound, units.active) if isinstance(units, Size) else (int(units), None)
     wanted_spec = "(in_features,)" if one_step else "(time, in_features), or a Sequence of them"

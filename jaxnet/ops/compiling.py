@@ -18,7 +18,8 @@ _OPTIONS: dict[str, str | bool] = {
     "xla_cpu_copy_insertion_use_region_analysis": True,
 }
 
-_inside: contextvars.ContextVar[bool] = contextvars.ContextVar("inside", default=False)
+# Of what is being traced, when it is a program that trains: who multiplies its matrices.
+_multiplier: contextvars.ContextVar[str | None] = contextvars.ContextVar("multiplier", default=None)
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
@@ -47,21 +48,27 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     """
 
     compiler_options = _compiler_options()
+    multiplier = "accelerator" if jax.default_backend() != "cpu" else "eigen" if compiler_options is not None else None
 
     @functools.wraps(function)
     def traced(*arguments, **named):
-        token = _inside.set(compiler_options is not None)
+        token = _multiplier.set(multiplier)
         try:
             return function(*arguments, **named)
         finally:
-            _inside.reset(token)
+            _multiplier.reset(token)
 
     return jax.jit(traced, compiler_options=compiler_options, **options)
 
 
 def multiplied_by_eigen() -> bool:
     """Whether what is being traced is part of a program of which that is known."""
-    return _inside.get()
+    return _multiplier.get() == "eigen"
+
+
+def multiplied_by_accelerator() -> bool:
+    """Whether what is being traced is part of a program that trains, for an accelerator."""
+    return _multiplier.get() == "accelerator"
 
 
 def _compiler_options() -> dict[str, str | bool] | None:

@@ -222,8 +222,12 @@ def _how(x, w, strides, dilation, padding, groups) -> _How:
         return 1
     if volume > MOST_SLICES or not (on_cpu or volume * in_features // groups <= MOST_ENTRIES):
         return "native"
-    if forced or not on_cpu or groups > 1:
+    if forced or groups > 1:
         return 1
+    if not on_cpu:
+        blocked = kernel[-1] > 1 and strides[-1] == 1 and out_features <= MOST_BLOCKED_FEATURES
+        reach = dilation[-1] * (kernel[-1] - 1)
+        return next((block for block in (BLOCK, BLOCK // 2) if blocked and block + reach <= 2 * kernel[-1]), 1)
 
     own_gradients = len(kernel) <= 2 and w.dtype == jnp.float32
     if max(strides) == 1:  # gradients must not need negative padding

@@ -5,7 +5,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import convolution
-from jaxnet.ops.convolution import MOST_SLICES, convolve, convolve_transposed
+from jaxnet.ops.convolution import MOST_BLOCKED_FEATURES, MOST_SLICES, convolve, convolve_transposed
 from jaxnet.ops.lowering import lowered_as
 
 # space, in_features, features, kernel, strides, dilation, padding, groups
@@ -318,8 +318,8 @@ def test_networks_of_different_widths_in_lanes_equal_each_alone(key):
         np.testing.assert_allclose(got, net.apply(params, state, x)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
-    """One row of the matmul for 2 or 4 places of 6; elsewhere, with strides, and for many features, one for each."""
+def test_few_features_are_made_in_blocks(monkeypatch):
+    """One row of the matmul for 2 or 4 places of 6; with strides, and for many features, one for each."""
 
     def rows(features, stride=1, kernel=3):
         x, w = jnp.ones((1, 6, 6, 2)), jnp.ones((kernel, kernel, 2, features))
@@ -339,4 +339,7 @@ def test_few_features_are_made_in_blocks_on_a_cpu(monkeypatch):
         assert rows(most[1] + 1, kernel=kernel) == (1, 6, 6, most[1] + 1)
     assert rows(3, stride=2) == (1, 6, 3, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert rows(3) == (1, 6, 6, 3)
+    assert rows(MOST_BLOCKED_FEATURES) == (1, 6, 2, 4 * MOST_BLOCKED_FEATURES)
+    assert rows(MOST_BLOCKED_FEATURES + 1) == (1, 6, 6, MOST_BLOCKED_FEATURES + 1)
+    assert rows(3, stride=2) == (1, 6, 3, 3)
+    assert rows(3, kernel=1) == (1, 6, 6, 3)

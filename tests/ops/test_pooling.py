@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 
 
 def run(layer, x, dy, how):
-    """Outputs and gradient, by XLA's own windows or not."""
+    """Outputs, gradient and tangent, by XLA's own windows or not."""
 
     def apply(x):
         if how is None:
@@ -19,7 +19,7 @@ def run(layer, x, dy, how):
             return layer.apply((), (), x)[0]
 
     y, back = jax.vjp(apply, x)
-    return y, back(dy(y.shape))[0]
+    return y, back(dy(y.shape))[0], jax.jvp(apply, (x,), (jnp.cos(x + jnp.arange(x.size).reshape(x.shape)),))[1]
 
 
 @pytest.mark.parametrize("make", [jn.max_pool, jn.min_pool, jn.avg_pool, jn.sum_pool], ids=lambda make: make.__name__)
@@ -32,10 +32,14 @@ def run(layer, x, dy, how):
         ((7, 8), (3, 3), 2, "SAME"),
         ((7, 9), (2, 4), (1, 3), ((1, 0), (2, 3))),
         ((4, 5, 6), (3, 2, 3), (2, 1, 2), 1),
+        ((8, 9), (2, 3), (2, 3), "SAME"),
+        ((4, 5, 6), (2, 1, 3), (2, 1, 3), ((1, 1), (0, 0), (2, 1))),
     ],
 )
-def test_axis_by_axis_equals_xlas_windows(make, space, window, strides, padding, x64):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_ours_equal_xlas_windows(make, space, window, strides, padding, backend, x64, monkeypatch):
     """Of small integers, so that many cells of a window are equal, and the gradient goes to the first of them."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     layer = make(window, strides=strides, padding=padding)
     x = jnp.asarray(RNG.integers(-2, 3, (2, *space, 3)), jnp.float64)
     weights = RNG.normal(size=1000)
@@ -52,8 +56,33 @@ def test_long_windows_stay_xlas(width, windows):
     assert ("reduce_window" in program) is windows
 
 
-def test_not_a_number_is_the_largest_and_the_smallest():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_windows_side_by_side_are_ours_under_lanes_to_the_second_order(backend, x64, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x = jnp.asarray(RNG.integers(-2, 3, (3, 2, 4, 6, 2)), jnp.float64)
+
+    def curvature(layer, x):
+        def value(x):
+            return jnp.sum(jnp.sin(x * layer.apply((), (), x)[0].mean()))
+
+        return jax.jvp(jax.grad(value), (x,), (jnp.cos(x),))[1]
+
+    together = jax.vmap(lambda x: curvature(jn.max_pool((2, 3)), x))(x)
+    for lane, got in zip(x, together, strict=True):
+        with lowered_as("native"):
+            np.testing.assert_allclose(got, curvature(jn.max_pool((2, 3)), lane), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_not_a_number_is_the_largest_and_the_smallest(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = jnp.array([1.0, jnp.nan, 3.0, 2.0, 5.0]).reshape(1, 5, 1)
+    aside = jnp.array([1.0, jnp.nan, 2.0, 3.0, 5.0, 4.0]).reshape(1, 6, 1)
+    for make, last in ((jn.max_pool, 5.0), (jn.min_pool, 3.0)):
+        y, back = jax.vjp(lambda x, make=make: make((3,)).apply((), (), x)[0], aside)
+        np.testing.assert_array_equal(y.ravel(), [np.nan, last])
+        slope = back(jnp.array([0.0, 1.0]).reshape(y.shape))[0].ravel()
+        np.testing.assert_array_equal(slope, aside.ravel() == last)
     for make, last in ((jn.max_pool, 5.0), (jn.min_pool, 2.0)):
         y = make((3,), strides=1).apply((), (), x)[0].ravel()
         np.testing.assert_array_equal(y, [np.nan, np.nan, last])

@@ -32,8 +32,13 @@ def everything(multiply, x, w):
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 3, 4)], ids=["rows", "rows of rows"])
-@pytest.mark.parametrize("features", [3, 4, 6], ids=["narrow", "square", "wide"])
-def test_products_have_the_derivatives_of_jax(shape, features):
+@pytest.mark.parametrize(
+    "features, backend",
+    [(3, "cpu"), (4, "cpu"), (6, "cpu"), (3, "gpu")],
+    ids=["narrow", "square", "wide", "as on an accelerator"],
+)
+def test_products_have_the_derivatives_of_jax(shape, features, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape)).astype(np.float32)
     w = rng.normal(size=(2, 4, features)).astype(np.float32)
@@ -61,6 +66,16 @@ def test_the_gradient_is_three_steps_in_programs_that_train():
     assert text(compiling.jit, x, w).count("opt-barrier(") == 2
     assert "opt-barrier(" not in text(jax.jit, x, w)
     assert "opt-barrier(" not in text(compiling.jit, x, jnp.ones((4, 8)))
+
+
+def test_nothing_is_added_to_a_gradient_while_an_accelerator_multiplies(monkeypatch):
+    """A barrier lies between the gradient and what a penalty adds to it."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x, w = jnp.ones((8, 4)), jnp.ones((4, 3))
+    loss = jax.grad(lambda w: jnp.sum(product(x, w) ** 2) + jnp.sum(w**2))
+    text = compiling.jit(loss).lower(w).as_text()
+    assert text.index("dot_general", text.index("dot_general") + 1) < text.index("optimization_barrier")
+    assert "optimization_barrier" not in jax.jit(loss).lower(w).as_text()
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="an order that is chosen on a CPU only")
