@@ -22,7 +22,6 @@ from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Spec, as_spec, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.layers.recurrent import split_spec
-from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows, short_rows, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -223,7 +222,7 @@ def repeat(layer: Any, n: int) -> Layer:
     def init(key, spec):
         def one(i):
             with path(), _observed_by(None):
-                return child.init(None if key is None else fold_in(key, i), spec)
+                return child.init(None if key is None else jax.random.fold_in(key, i), spec)
 
         params, state, out = jax.vmap(one, out_axes=(0, 0, None))(jnp.arange(n, dtype=jnp.uint32))
         with path():
@@ -241,7 +240,7 @@ def repeat(layer: Any, n: int) -> Layer:
         def step(x, copy):
             p, s, i = copy
             with path():
-                return child.apply(p, s, x, key=None if key is None else fold_in(key, i), train=train)
+                return child.apply(p, s, x, key=None if key is None else jax.random.fold_in(key, i), train=train)
 
         return jax.lax.scan(step, x, (params, state, jnp.arange(n, dtype=jnp.uint32)), length=n)
 
@@ -487,7 +486,7 @@ class Children:
         with self.path(i), _observed_by(None if observer is None else (observer[0], path)):
             if isinstance(spec, (tuple, list)) and all(hasattr(n, "__index__") for n in spec):
                 spec = as_spec(tuple(spec))  # a layer of one's own needn't know of shapes
-            params, state, out = child.init(None if key is None else fold_in(key, i), spec)
+            params, state, out = child.init(None if key is None else jax.random.fold_in(key, i), spec)
         if observer is not None:
             observer[0].append(Made(path, child, spec, params, state, out))
         return params, state, out
@@ -495,7 +494,7 @@ class Children:
     def apply(self, i: int, params: Any, state: Any, x: Any, key: Any, train: bool) -> tuple[Any, Any]:
         """Child ``i``'s ``apply``, with a key of its own."""
         with self.path(i):
-            child_key = None if key is None else fold_in(key, i)
+            child_key = None if key is None else jax.random.fold_in(key, i)
             return self._layers[i].apply(params, state, x, key=child_key, train=train)
 
 

@@ -24,7 +24,6 @@ from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.losses import check_labels, label_uses
 from jaxnet.ops import compiling
-from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
 from jaxnet.stream import Parts, Stream, as_source, batch_count, each_window, parts_feeder, run_parts, shapes_of
@@ -152,11 +151,11 @@ class Keys(NamedTuple):
 
     def init(self, trial_id: Any) -> jax.Array:
         """Of a trial's first parameters."""
-        return fold_in(fold_in(self.trials, trial_id), 0)
+        return jax.random.fold_in(jax.random.fold_in(self.trials, trial_id), 0)
 
     def unit(self, trial_id: Any, unit: Any) -> jax.Array:
         """Of a trial's unit of budget, counted from 0."""
-        return fold_in(fold_in(self.trials, trial_id), unit + 1)
+        return jax.random.fold_in(jax.random.fold_in(self.trials, trial_id), unit + 1)
 
 
 def fit(
@@ -419,16 +418,18 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
             rows = (shared["order"] if shuffle == "shared" else own["order"])[rows]
         inputs, targets = jax.tree.map(lambda a: a[rows], shared["train"])
         inputs = as_floats(inputs)
-        step_key = fold_in(own["key"], index)
+        step_key = jax.random.fold_in(own["key"], index)
         if trial.augment is not None:
-            inputs = trial.augment(fold_in(step_key, 1), inputs)
+            inputs = trial.augment(jax.random.fold_in(step_key, 1), inputs)
 
         # Batch statistics leave out the rows that are copies; where every batch is full, they needn't ask.
         counted = None if not isinstance(size, Size) and examples % size == 0 else valid
 
         def objective(params):
             with counting_rows(counted, None if isinstance(size, Size) else examples % size):
-                outputs, state = trial.net.apply(params, carry.state, inputs, key=fold_in(step_key, 0), train=True)
+                outputs, state = trial.net.apply(
+                    params, carry.state, inputs, key=jax.random.fold_in(step_key, 0), train=True
+                )
             losses = _one_per_example("loss", trial.loss, outputs, targets, valid)
             loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)
             if trial.penalty is not None:
@@ -478,10 +479,10 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
 
     def train_on(trial, hp, carry, key, feed):
         size = trial.batch_size
-        own = {"hp": hp, "key": fold_in(key, 0)}
+        own = {"hp": hp, "key": jax.random.fold_in(key, 0)}
         shared = {name: feed[name] for name in ("train", "order", "first") if name in feed}
         if shuffle == "own":
-            own["order"] = jax.random.permutation(fold_in(key, 1), examples)
+            own["order"] = jax.random.permutation(jax.random.fold_in(key, 1), examples)
         validation = {} if validation_examples is None else _no_totals(trial)
         carry = carry._replace(totals=_from(feed, carry.totals, trial), validation=validation)
         if (most := size.bound if isinstance(size, Size) else size) > examples:

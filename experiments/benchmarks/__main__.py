@@ -23,6 +23,7 @@ BENCHMARKS = {
     "lanes": "many networks at once: by the number of lanes, against one at a time and PyTorch's fused paths",
     "startup": "until the first step, and what makes compiling longer",
     "scaling": "how cost grows with lanes, trials, data, width, depth, length and devices",
+    "programs": "what a training step of many lanes asks of a GPU that isn't at hand: kernels and bytes",
     "search": "what the search itself costs: its work on the host, its memory",
     "mlp_sweep": "the whole search of the course's space, against Optuna with PyTorch and with Flax",
 }

@@ -61,17 +61,20 @@ def where(machine: dict[str, Any]) -> str:
     return f"{machine['device']}, {machine['cores']} cores, {versions}"
 
 
-def write(folder: Path, name: str, report: dict[str, Any], text: str) -> None:
-    """Prints the text, and writes ``name_cpu.json`` and ``name_cpu.md`` (or ``_gpu``, ``_tpu``) into the folder."""
+def write(folder: Path, name: str, report: dict[str, Any], text: str, on: str | None = None) -> None:
+    """Prints the text, and writes ``name_cpu.json`` and ``name_cpu.md`` (or ``_gpu``, ``_tpu``, or what ``on`` says)
+    into the folder."""
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}_{jax.default_backend()}"
+    stem = f"{name}_{on or jax.default_backend()}"
     (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / f"{stem}.md").write_text(text + "\n")
 
 
-def kept(folder: Path, name: str, measured: list[str], of: str = "network") -> list[dict[str, Any]]:
+def kept(
+    folder: Path, name: str, measured: list[str], of: str = "network", on: str | None = None
+) -> list[dict[str, Any]]:
     """Rows of the file that is there, but for those of the networks (or what ``of`` names) that are measured now."""
-    path = folder / f"{name}_{jax.default_backend()}.json"
+    path = folder / f"{name}_{on or jax.default_backend()}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     return [row for row in rows if row[of] not in measured]

@@ -15,7 +15,6 @@ from jaxnet.layers.dropout import dropout as drop
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.layers.normalization import layer_norm
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
-from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import softmax
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -103,7 +102,7 @@ def multi_head_attention(
         inner = heads * head, None if head_active is None else jnp.tile(head_active, heads)
 
         def project(i, source, target):
-            return _affine(fold_in(key, i), w_init, source, target, dtype, bias)
+            return _affine(jax.random.fold_in(key, i), w_init, source, target, dtype, bias)
 
         from_queries, from_memory = (queries.shape[-1], queries.active), (memory.shape[-1], memory.active)
         params = {
@@ -208,11 +207,11 @@ def transformer_block(
     def init(key, spec):
         params, state, inner = {}, {}, spec
         for i, (name, child) in enumerate(children.items()):
-            params[name], state[name], inner = child.init(fold_in(key, i), inner)
+            params[name], state[name], inner = child.init(jax.random.fold_in(key, i), inner)
         (inner, _), (outer, lengths) = sequence_spec(inner, rank=2), sequence_spec(spec, rank=2)
         outer = as_spec(outer)
         source, target = (inner.shape[-1], inner.active), (outer.shape[-1], outer.active)
-        params["output"] = _affine(fold_in(key, len(children)), w_init, source, target, inner.dtype, True)
+        params["output"] = _affine(jax.random.fold_in(key, len(children)), w_init, source, target, inner.dtype, True)
         _, state["dropout"], _ = dropped.init(None, outer)
         del params["activation"]
         out = Spec(outer.shape, inner.dtype, outer.active)
@@ -221,7 +220,7 @@ def transformer_block(
     def apply(params, state, x, *, key=None, train=False):
         if drops and train and key is None:
             raise ValueError("transformer_block: dropout needs a key in training; try key=jax.random.key(0)")
-        keys = [None if key is None else fold_in(key, i) for i in range(3)]
+        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(3)]
 
         def child(name, x):
             return children[name].apply(params.get(name, ()), state[name], x, key=keys[0], train=train)[0]

@@ -17,7 +17,6 @@ import numpy as np
 from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
 from jaxnet.ops.convolution import convolve, convolve_transposed
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
-from jaxnet.ops.random import fold_in
 from jaxnet.ops.windows import Window, integers, window
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -145,8 +144,8 @@ def separable_conv(
     pointwise = _filters(window("separable_conv", (1,) * len(sliding.kernel)), features, 1, bias, w_init)
 
     def init(key, spec):
-        params, state, spec = depthwise.init(fold_in(key, 0), spec)
-        pointwise_params, _, out = pointwise.init(fold_in(key, 1), spec)
+        params, state, spec = depthwise.init(jax.random.fold_in(key, 0), spec)
+        pointwise_params, _, out = pointwise.init(jax.random.fold_in(key, 1), spec)
         return {"depthwise": params, "pointwise": pointwise_params}, state, out
 
     def apply(params, state, x, *, key=None, train=False):

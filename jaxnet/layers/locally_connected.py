@@ -12,7 +12,6 @@ from jax import lax
 from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
 from jaxnet.ops.convolution import patches
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
-from jaxnet.ops.random import fold_in
 from jaxnet.ops.windows import Window, window
 
 
@@ -69,7 +68,7 @@ def locally_connected(
             shape, active = (*sliding.kernel, in_features, features), (*(None,) * len(out), spec.active, None)
             return parameter(key, w_init, shape, active=active, dtype=dtype).reshape(volume, in_features, bound)
 
-        keys = jax.vmap(lambda position: fold_in(key, position))(jnp.arange(math.prod(out)))
+        keys = jax.vmap(lambda position: jax.random.fold_in(key, position))(jnp.arange(math.prod(out)))
         w = jax.vmap(one_position, out_axes=1)(keys)  # [volume, positions, in_features, features], with all taps
         params = {"w": w[np.nonzero(_inside(sliding, space).reshape(volume, -1))]}
         if bias:

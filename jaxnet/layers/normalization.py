@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from jaxnet.layer import Layer, Spec, along_features, as_spec, check_features
 from jaxnet.ops.parameters import making_masks, parameter, parameter_dtype
-from jaxnet.ops.random import fold_in
 from jaxnet.ops.reductions import average, scale_and_offset, standardize, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -330,7 +329,8 @@ def spectral_norm(layer: Layer, *, iterations: int = 1) -> Layer:
             raise ValueError(f"spectral_norm: {layer.name} has no weights named 'w' to normalise")
         with making_masks():
             masks = _weights(layer.init(key, spec)[0])
-        vectors, own = [], fold_in(key, 0x5BEC)  # the layer has the key itself, so that it draws as if it were alone
+        vectors = []
+        own = jax.random.fold_in(key, 0x5BEC)  # the layer has the key itself, so that it draws as if it were alone
         for i, (w, mask) in enumerate(zip(weights, masks, strict=True)):
             mask = mask.reshape(-1, mask.shape[-1])  # [rows, features]
             active = mask.any(axis=1), mask.any(axis=0)
@@ -339,7 +339,7 @@ def spectral_norm(layer: Layer, *, iterations: int = 1) -> Layer:
                 continue
             dtype = _at_least_float32(w.dtype)
             draws = [
-                parameter(fold_in(own, 2 * i + side), jax.nn.initializers.normal(1.0), m.shape, active=(m,))
+                parameter(jax.random.fold_in(own, 2 * i + side), jax.nn.initializers.normal(1.0), m.shape, active=(m,))
                 for side, m in enumerate(active)
             ]
             left, right = (_unit(draw.astype(dtype)) for draw in draws)

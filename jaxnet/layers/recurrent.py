@@ -20,7 +20,7 @@ from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.ops.meshes import batch_zeros
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
-from jaxnet.ops.random import fold_in, position_uniform
+from jaxnet.ops.random import position_uniform
 from jaxnet.ops.recurrence import Cell, Weights, project, recur, step
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -293,12 +293,12 @@ def _recurrent(
 
         def gates(key, initializer, shape, active):
             def draw(gate):
-                return parameter(fold_in(key, gate), initializer, shape, active=active, dtype=dtype)
+                return parameter(jax.random.fold_in(key, gate), initializer, shape, active=active, dtype=dtype)
 
             drawn = jax.vmap(draw, out_axes=-2)(jnp.arange(cell.gates))  # [..., gates, units]
             return drawn.reshape((*drawn.shape[:-2], -1))
 
-        w_key, u_key, own_key = (fold_in(key, i) for i in range(3))
+        w_key, u_key, own_key = (jax.random.fold_in(key, i) for i in range(3))
         params, state = kind.begin(own_key, units, out)
         params = {
             "w": gates(w_key, w_init, (x.shape[-1], units), (x.active, None)),

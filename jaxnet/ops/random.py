@@ -43,21 +43,6 @@ def _like(number: int, array: jax.Array) -> jax.Array:
     return lax.full_like(array, number)
 
 
-def fold_in(key: jax.Array, number: jax.typing.ArrayLike) -> jax.Array:
-    """``jax.random.fold_in``, number for number, compiled faster where the key is of JAX's default kind.
-
-    >>> key = jax.random.key(7)
-    >>> bool((jax.random.key_data(fold_in(key, 3)) == jax.random.key_data(jax.random.fold_in(key, 3))).all())
-    True
-    """
-    if key.ndim or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or not _is_threefry(key):
-        return jax.random.fold_in(key, number)
-    words = jax.random.key_data(key)
-    number = np.uint32(number) if isinstance(number, int) else jnp.asarray(number).astype(jnp.uint32)
-    folded = threefry(words[0], words[1], np.uint32(0), number)
-    return jax.random.wrap_key_data(jnp.stack(folded), impl="threefry2x32")
-
-
 _DOMAIN = np.uint32(0x6A61786C)  # keeps these draws apart from what else is made of the key, such as its fold_ins
 _GOLDEN = np.uint32(0x9E3779B1)  # 2 ** 32 / the golden ratio, whose multiples lie as far from one another as they can
 

@@ -162,8 +162,8 @@ def _tangent(options, saved, tangents):
 def _forward(options, weights, x, carry, inside, kept):
     shape = len(x), *carry[0].shape
     # On a CPU a loop writes what it computes straight into a larger array only where nothing else reads it; all else is
-    # written twice. So it reads it from there, and the barrier keeps XLA from seeing through that. An accelerator writes
-    # all notes as one array, since for each it would start a kernel, and compute again in it what is noted.
+    # written twice. So it reads it from there, and the barrier keeps XLA from seeing through that. On an accelerator
+    # all notes are one array: for each, XLA would start a kernel, and compute again in it what is noted.
     in_place = jax.default_backend() == "cpu"
     stacks = (batch_zeros(carry[0], shape, carry[0].dtype, axis=1),) * options.cell.notes if in_place else ()
 

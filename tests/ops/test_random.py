@@ -5,7 +5,8 @@ import pytest
 from jax.extend import random as extend_random
 from scipy import stats
 
-from jaxnet.ops.random import fold_in, position_bits, position_key, position_uniform, threefry
+import jaxnet as jn
+from jaxnet.ops.random import position_bits, position_key, position_uniform, threefry
 
 ACCEPT = 1e-3  # the p-value below which a test of one fixed key fails; they aren't drawn anew
 
@@ -31,32 +32,17 @@ def test_threefry_equals_its_authors_vectors():
         assert [int(word[0]) for word in got] == [*wanted]
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
-@pytest.mark.parametrize(
-    "number", [0, 3, 2**31 - 1, 2**31, 2**32 - 1, np.int64(7), jnp.int32(7), jnp.uint32(2**32 - 1)]
-)
-def test_fold_in_equals_jax(impl, number):
-    key = jax.random.key(5, impl=impl)
-    got, wanted = fold_in(key, number), jax.random.fold_in(key, number)
-    assert jax.random.key_impl(got) == jax.random.key_impl(wanted)
-    np.testing.assert_array_equal(jax.random.key_data(got), jax.random.key_data(wanted))
+def test_no_key_is_hashed_in_plain_operations():
+    """A guard: XLA fuses a key's hash into the loop that draws with it, if it is of plain operations, and LLVM takes for
+    ever over that (jaxlib 0.11 and 0.12 on a CPU: it looks at all paths through the 20 rounds)."""
+    net = jn.serial(jn.dense(jn.Size(4, 3)), jax.nn.relu, jn.dropout(0.5), jn.lstm(3), jn.batch_norm())
 
+    def run(key):
+        params, state, _ = net.init(key, (2, 5))
+        return net.apply(params, state, jnp.ones((2, 2, 5)), key=key, train=True)[0]
 
-def test_fold_in_equals_jax_for_raw_keys_under_jit_and_under_vmap():
-    raw = jax.random.PRNGKey(5)
-    np.testing.assert_array_equal(fold_in(raw, 3), jax.random.fold_in(raw, 3))
-    key = jax.random.key(5)
-    wanted = jax.random.key_data(jnp.stack([jax.random.fold_in(key, i) for i in range(4)]))
-    lanes = jax.jit(jax.vmap(fold_in, (None, 0)))(key, jnp.arange(4))
-    np.testing.assert_array_equal(jax.random.key_data(lanes), wanted)
-    keys = jax.random.split(key, 3)
-    wanted = jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, 2))
-    np.testing.assert_array_equal(jax.random.key_data(jax.vmap(fold_in, (0, None))(keys, 2)), wanted)
-
-
-def test_fold_in_refuses_several_keys_as_jax_does():
-    with pytest.raises((TypeError, ValueError)):
-        fold_in(jax.random.split(jax.random.key(5), 2), 3)
+    program = str(jax.make_jaxpr(run)(jax.random.key(0)))
+    assert "= shift_left" in program and ":u32[] = shift" not in program
 
 
 @pytest.mark.parametrize(
@@ -107,7 +93,7 @@ def test_numbers_are_uniform_and_independent(shape, seed):
 
 def test_streams_of_different_keys_are_independent():
     shape = [jnp.arange(200)] * 2
-    keys = [jax.random.key(0), jax.random.key(1), fold_in(jax.random.key(0), 0), fold_in(jax.random.key(0), 1)]
+    keys = [jax.random.key(0), jax.random.key(1), *(jax.random.fold_in(jax.random.key(0), i) for i in range(2))]
     draws = [np.asarray(position_uniform(k, *shape)).ravel() for k in keys]
     draws.append(np.asarray(jax.random.uniform(jax.random.key(0), (200, 200))).ravel())
     for i, a in enumerate(draws):
