@@ -75,7 +75,8 @@ class Module:
             elif found := _INSTRUCTION.match(line):
                 operands, attributes = _parted(found[5])
                 names = re.findall(r"%([\w.\-]+)", operands)
-                inside.append(Instruction(*found.group(2, 3, 4), names, attributes, found[1] is not None))
+                root, name, shape, operation, _ = found.groups()
+                inside.append(Instruction(name, shape, operation, names, attributes, root is not None))
 
     def step(self, steps: int) -> str:
         """The body of the loop over so many steps, inside of loops that run nobody knows how often."""
@@ -121,7 +122,8 @@ class Module:
 
 def _read(fused: list[Instruction]) -> Iterator[float]:
     """Bytes of each parameter that what is made of it needs, from the last instruction back."""
-    by_name, needed = {one.name: one for one in fused}, collections.Counter()
+    by_name: dict[str, Instruction] = {one.name: one for one in fused}
+    needed: dict[str, float] = collections.defaultdict(float)
     root = next(one for one in fused if one.root)
     for name in root.operands if root.operation == "tuple" else [root.name]:
         needed[name] = by_name[name].bytes

@@ -20,7 +20,6 @@ a lane are many times its weights in all of these networks but the MLP.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -57,16 +56,16 @@ STEPS = 7  # of an epoch, and of no other loop
 FLAX = "flax, vmapped"
 
 
-def _unrolled() -> Network:
-    net = jn.serial(jn.lstm(128, returns="last", unroll=True), jn.dense(10))
-    return NETWORKS["LSTM 58-128, 20 steps"]()._replace(jaxnet=net)
-
-
+LSTM = "LSTM 58-128, 20 steps"
+UNROLLED = jn.serial(jn.lstm(128, returns="last", unroll=True), jn.dense(10))
+OWN = {  # that only jaxnet has
+    f"{LSTM}, unrolled": lambda: NETWORKS[LSTM]()._replace(jaxnet=UNROLLED),
+    f"{LSTM}, unrolled, bfloat16": lambda: NETWORKS[LSTM]()._replace(jaxnet=jn.with_dtype(UNROLLED, jnp.bfloat16)),
+}
 LANES = {
-    "MLP 784-128-10": 1024, "LeNet 6-16-120": 256, "LeNet 32-64-256": 256, "LSTM 58-128, 20 steps": 256,
-    "LSTM 58-128, 20 steps, unrolled": 256, "ResNet 8, 16 filters": 64,
+    "MLP 784-128-10": 1024, "LeNet 6-16-120": 256, "LeNet 32-64-256": 256, LSTM: 256, **dict.fromkeys(OWN, 256),
+    "ResNet 8, 16 filters": 64,
 }  # fmt: skip
-MADE: dict[str, Callable[[], Network]] = {**NETWORKS, "LSTM 58-128, 20 steps, unrolled": _unrolled}
 
 
 def lowered(network: Network, lanes: int, sharding: Any) -> Any:
@@ -106,11 +105,11 @@ def counted(lowered: Any, lanes: int, **options: bool | int) -> dict[str, Any]:
 
 def measure(name: str, lanes: int, sharding: Any) -> list[dict[str, Any]]:
     """A row for each program of a network."""
-    network, on_gpu = MADE[name](), sharding is not None
+    network, on_gpu = (NETWORKS | OWN)[name](), sharding is not None
     ways = {multiplier: {"xla_gpu_enable_triton_gemm": on} for multiplier, on in MULTIPLIERS.items()}
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(_init(network))))
     contenders = {"jaxnet": lambda: lowered(network, lanes, sharding)}
-    if (flax := architectures.jax_peers(network).get("flax")) and "unrolled" not in name:
+    if name not in OWN and (flax := architectures.jax_peers(network).get("flax")):
         contenders[FLAX] = lambda: lowered_by_hand(flax, network, lanes, sharding)
     rows = []
     with mock.patch.object(jax, "default_backend", return_value="gpu" if on_gpu else "cpu"):

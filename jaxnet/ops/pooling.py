@@ -85,7 +85,9 @@ def slide(reduction: Reduction, x: jax.Array, window: Window, pads: Pairs, outpu
     return x
 
 
-def _extreme(wins: Callable[[Any, Any], Any], argument: Callable[..., jax.Array]) -> tuple[Callable[..., Any], ...]:
+def _extreme(
+    wins: Callable[[Any, Any], Any], argument: Callable[..., jax.Array]
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array], Callable[..., jax.Array]]:
     """The extreme of two arrays, along an axis, and of several axes, with a gradient to the first of those that are
     equal, in row-major order.
 
@@ -103,14 +105,17 @@ def _extreme(wins: Callable[[Any, Any], Any], argument: Callable[..., jax.Array]
             return jnp.where(chosen, x, jnp.zeros((), x.dtype)).sum(axis, dtype=x.dtype)
         return functools.reduce(pair, _cells(x, (axis,)))
 
-    @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
     def together(x, axes):
-        return functools.reduce(pair, _cells(x, axes))
+        @jax.custom_jvp
+        def whole(x):
+            return functools.reduce(pair, _cells(x, axes))
 
-    @together.defjvp
-    def _(axes, primals, tangents):
-        best = together(*primals, axes)
-        return best, transposable(_OF_FIRST, axes, (*primals, best), tangents[0], like=best)
+        @whole.defjvp
+        def _(primals, tangents):
+            best = whole(*primals)
+            return best, transposable(_OF_FIRST, axes, (*primals, best), tangents[0], like=best)
+
+        return whole(x)
 
     return pair, along, together
 
@@ -134,15 +139,16 @@ def _first(x: jax.Array, best: jax.Array, axes: tuple[int, ...]) -> Iterator[jax
 
 
 def _of_first(axes, fixed, tangents):
-    zero = jnp.zeros((), tangents.dtype)
-    chosen = zip(_first(*fixed, axes), _cells(tangents, axes), strict=True)
+    (x, best), zero = fixed, jnp.zeros((), tangents.dtype)
+    chosen = zip(_first(x, best, axes), _cells(tangents, axes), strict=True)
     return functools.reduce(operator.add, (jnp.where(first, cell, zero) for first, cell in chosen))
 
 
 def _to_first(axes, fixed, gradient):
-    cells = [jnp.where(first, gradient, jnp.zeros((), gradient.dtype)) for first in _first(*fixed, axes)]
+    (x, best), zero = fixed, jnp.zeros((), gradient.dtype)
+    cells = [jnp.where(first, gradient, zero) for first in _first(x, best, axes)]
     for gone, axis in reversed([*enumerate(axes)]):
-        size = fixed[0].shape[axis]
+        size = x.shape[axis]
         cells = [jnp.stack(cells[i : i + size], axis - gone) for i in range(0, len(cells), size)]
     return cells[0]
 

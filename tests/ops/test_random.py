@@ -33,8 +33,8 @@ def test_threefry_equals_its_authors_vectors():
 
 
 def test_no_key_is_hashed_in_plain_operations():
-    """A guard: XLA fuses a key's hash into the loop that draws with it, if it is of plain operations, and LLVM takes for
-    ever over that (jaxlib 0.11 and 0.12 on a CPU: it looks at all paths through the 20 rounds)."""
+    """A guard: XLA fuses a key's hash into the loop that draws with it, if it is of plain operations, and LLVM takes
+    for ever over that (jaxlib 0.11 and 0.12 on a CPU: it looks at all paths through the 20 rounds)."""
     net = jn.serial(jn.dense(jn.Size(4, 3)), jax.nn.relu, jn.dropout(0.5), jn.lstm(3), jn.batch_norm())
 
     def run(key):
