@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator
@@ -68,7 +67,8 @@ def slide(reduction: Reduction, x: jax.Array, window: Window, pads: Pairs, outpu
     edges = [(low, n * s - low - cells, 0) for (low, _), n, s, cells in sizes]
     x = lax.pad(x, empty, [(0, 0, 0), *edges, (0, 0, 0)])
     if aside and jax.default_backend() != "cpu" and lowering() is None and math.prod(window.kernel) <= MOST_PARTS:
-        x = x.reshape(x.shape[0], *itertools.chain(*zip(blocks, window.strides, strict=True)), x.shape[-1])
+        for i in reversed(range(len(output))):  # one by one: JAX splits no two axes of a batch on a mesh
+            x = x.reshape(*x.shape[: i + 1], blocks[i], window.strides[i], *x.shape[i + 2 :])
         return reduction.together(x, tuple(range(2, x.ndim, 2)))
     for i in reversed(range(len(output))):  # the last axis first: then the first of equals is so in row-major order
         stride, width, axis = window.strides[i], window.kernel[i], i + 1

@@ -73,6 +73,17 @@ def test_windows_side_by_side_are_ours_under_lanes_to_the_second_order(backend, 
             np.testing.assert_allclose(got, curvature(jn.max_pool((2, 3)), lane), rtol=1e-10, atol=1e-10)
 
 
+def test_windows_side_by_side_are_split_on_a_mesh_with_explicit_axes(monkeypatch):
+    """The law of shards holds on an accelerator too, where both axes of space are split before anything is reduced."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    x = jnp.asarray(RNG.normal(size=(2, 4, 6, 2)), jnp.float32)
+    value = jax.grad(lambda x: jnp.sum(jnp.sin(jn.max_pool((2, 3)).apply((), (), x)[0])))
+    expected, mesh = value(x), jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        got = jax.jit(value)(jax.device_put(x, jax.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_not_a_number_is_the_largest_and_the_smallest(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
