@@ -27,8 +27,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
 
     On a CPU, XLA of 2026 hands matmuls and convolutions to YNNPACK, which runs them on one core up to sizes where two
     would take half the time, all convolutions but the narrowest among them. Here they stay with Eigen, which splits
-    them over all cores; sums stay with YNNPACK. Training steps on two cores took 0.37 of the time of a loop by
-    hand that is compiled by default (LeNet 32-64-256), 0.73 (MLP 784-16-10), 0.74 (ResNet 8), 0.82 (LSTM), 0.89 (MLP
+    them over all cores; sums stay with YNNPACK. Training steps on two cores took 0.34 of the time of a loop by
+    hand that is compiled by default (LeNet 32-64-256), 0.77 (MLP 784-16-10), 0.83 (ResNet 8), 0.81 (LSTM), 0.90 (MLP
     784-512-10): ``python -m experiments.benchmarks lanes``, the columns of one at a time.
 
     And barriers (``lax.optimization_barrier``) hold: XLA for a CPU drops them before it fuses, and then computes what a
