@@ -49,6 +49,11 @@ LEAST_NATIVE_FEATURES = 16
 # longer patches, from BLOCK features for each place that the kernel reaches on: 5 x 5 from 6 to 16 took 0.84 alone,
 # training steps of 3 x 3 from 1 to 8 0.85, from 8 to 16 0.91; of a kernel of 9 from 8 to 8 they would take 1.09. In the
 # programs of fit and of searches only where the kernel reaches less far than BLOCK: LeNet's would take 1.02.
+#
+# On an accelerator blocks are as long as they at most double the products: a step of many lanes takes as long as its
+# memory moves patches, and of those of a block there is less. Counted for an H100 and not timed there (python -m
+# experiments.benchmarks.programs), lanes of ResNet 8 move 0.72 of the bytes, of LeNet 6-16-120 0.76. Of 64 features
+# ResNet's last blocks would save 0.03 more.
 BLOCK = 4
 MOST_BLOCKED_FEATURES = 32
 MOST_BLOCKED_PRODUCTS = 26
@@ -83,8 +88,8 @@ def convolve(
     Shifted slices of ``x`` lie side by side as features, and one matmul does the rest. Inside a ``scan`` on a CPU
     this is many times faster than the gradients of XLA's convolution, and under ``vmap`` with weights of their own
     for each lane, which makes XLA's a grouped convolution, it is twice as fast on a GPU. Where the kernel is one
-    place, that is a plain matmul; where each feature is a group of its own, products of slices are added up; on a
-    CPU, few features are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
+    place, that is a plain matmul; where each feature is a group of its own, products of slices are added up; few
+    features are made in blocks. What is too long for slices (``MOST_SLICES``, ``MOST_ENTRIES``) goes to
     ``lax.conv_general_dilated``. What is too large on a CPU (``MOST_BYTES``), or has ``LEAST_NATIVE_FEATURES`` in
     one dimension or in a program that ``fit`` or a search compiles, goes to it too, with gradients that are such
     convolutions themselves (``_canonical``).
