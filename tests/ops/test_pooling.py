@@ -40,7 +40,7 @@ def run(layer, x, dy, how):
 def test_ours_equal_xlas_windows(make, space, window, strides, padding, backend, x64, monkeypatch):
     """Of small integers, so that many cells of a window are equal, and the gradient goes to the first of them.
 
-    So do tangents (those of XLA's own windows go to another since JAX 0.11).
+    So do tangents, but for those of XLA's own windows, which since JAX 0.11 go to another.
     """
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     layer = make(window, strides=strides, padding=padding)
@@ -49,6 +49,8 @@ def test_ours_equal_xlas_windows(make, space, window, strides, padding, backend,
     ours, native = (run(layer, x, lambda shape: jnp.resize(weights, shape), how) for how in (None, "native"))
     for got, expected in zip(ours, native, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+    if "reduce_window" in str(jax.make_jaxpr(lambda x: layer.apply((), (), x)[0])(x)):
+        return
     direction = RNG.normal(size=x.shape)
     tangent = jax.jvp(lambda x: layer.apply((), (), x)[0], (x,), (direction,))[1]
     np.testing.assert_allclose(np.vdot(tangent, np.resize(weights, tangent.shape)), np.vdot(ours[1], direction))
