@@ -47,6 +47,12 @@ class Network(NamedTuple):
         x = generator.random((examples, *self.shape), np.float32)
         return x, generator.integers(10, size=examples).astype(np.int32)
 
+    @property
+    def bytes(self) -> int:
+        """Of its parameters, float32."""
+        params = jax.eval_shape(lambda: self.jaxnet.init(jax.random.key(0), self.shape)[0])
+        return 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+
 
 class Peer(NamedTuple):
     """A network in a library for JAX, in training: ``init(key, x) -> (params, state)`` of a batch, and

@@ -39,9 +39,15 @@ class Instruction(NamedTuple):
         """Of what it makes; the memory that a library works in isn't counted."""
         made = re.sub(r"s8\[\d+\]", "", self.shape) if self.operation == "custom-call" else self.shape
         return sum(
-            math.prod(map(int, filter(None, sizes.split(",")))) * _BYTES.get(kind, _bits(kind) // 8)
+            _entries(sizes) * (_BYTES[kind] if kind in _BYTES else int(kind[1:]) // 8)
             for kind, sizes in _SHAPE.findall(made)
         )
+
+    @property
+    def entries(self) -> int:
+        """Numbers of the first array that it makes."""
+        found = _SHAPE.search(self.shape)
+        return _entries(found[2]) if found else 0
 
     def called(self, what: str) -> str | None:
         """The computation that is given as ``calls``, ``body``, ..."""
@@ -98,8 +104,7 @@ class Module:
         for one in by_name.values():
             if one.operation in _NOTHING or one.operation.endswith("-done"):
                 continue
-            inside = one.called("body") or one.called("to_apply" if one.operation == "call" else "async_execution")
-            if inside:
+            if inside := one.called("to_apply" if one.operation == "call" else "body"):
                 found, times = self.work(inside), one.trips or 1
                 kernels, moved = kernels + times * found.kernels, moved + times * found.bytes
             else:
@@ -133,25 +138,20 @@ def _read(fused: list[Instruction]) -> Iterator[float]:
             yield share * one.bytes
         for place, operand in enumerate(one.operands if one.operation != "tuple" else ()):
             whole = by_name[operand].bytes
-            size = whole / max(_entries(by_name[operand]), 1)  # of an entry
+            size = whole / max(by_name[operand].entries, 1)  # of an entry
             if one.operation in _SOME and place == 0:
-                needed[operand] += share * _entries(one) * size
+                needed[operand] += share * one.entries * size
             elif one.operation == "dynamic-update-slice":
                 needed[operand] += 0 if place == 0 else whole
             elif one.operation in ("concatenate", "reduce", "pad", "dot", "convolution", "reduce-window", "scatter"):
                 needed[operand] += share * whole
             else:
-                needed[operand] += min(whole, share * _entries(one) * size)
+                needed[operand] += min(whole, share * one.entries * size)
 
 
-def _entries(one: Instruction) -> int:
-    found = _SHAPE.search(one.shape)
-    return math.prod(map(int, filter(None, found[2].split(",")))) if found else 0
-
-
-def _bits(kind: str) -> int:
-    found = re.search(r"\d+", kind)
-    return int(found[0]) if found else 8
+def _entries(sizes: str) -> int:
+    """``"2,3"`` has 6."""
+    return math.prod(map(int, filter(None, sizes.split(","))))
 
 
 def _parted(rest: str) -> tuple[str, str]:

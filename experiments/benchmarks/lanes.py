@@ -185,7 +185,7 @@ def measure(name: str, options: Any) -> list[dict[str, Any]]:
     rows[-1]["planned"] = planned
 
     peak = matmul_peak(0.05 if quick else 0.5)  # of now: what else the machine does may change
-    size = 4 * sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(_init(network))))
+    size = network.bytes
     torch_lanes = 2 if quick else TORCH_LANES[backend]
     counts = [2] if quick else sorted({4, 16, 64, 256, 1024, 4096} | {torch_lanes})
     for lanes in counts:
@@ -270,10 +270,6 @@ def markdown(report: dict[str, Any]) -> str:
     out = {row["contender"]: row for row in report["rows"] if "left_out" in row}
     lines += [""] * bool(out) + [f"{name} can't: {row['network']}, {row['left_out']}." for name, row in out.items()]
     return "\n".join(lines)
-
-
-def _init(network: Network) -> Any:
-    return lambda: network.jaxnet.init(jax.random.key(0), network.shape)[0]
 
 
 def _memory() -> float:

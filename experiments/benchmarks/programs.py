@@ -51,10 +51,12 @@ runtime_version { major: 12 minor: 9 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 BANDWIDTH = 3.352e12  # bytes a second, of its memory, as its description has it
-MULTIPLIERS = {"Triton": True, "cuBLAS": False}
+MULTIPLIERS = {  # XLA's options for each
+    "Triton": {"xla_gpu_enable_triton_gemm": True, "xla_gpu_autotune_level": 0},
+    "cuBLAS": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0},
+}
 STEPS = 7  # of an epoch, and of no other loop
 FLAX = "flax, vmapped"
-
 
 LSTM = "LSTM 58-128, 20 steps"
 UNROLLED = jn.serial(jn.lstm(128, returns="last", unroll=True), jn.dense(10))
@@ -92,7 +94,7 @@ def lowered_by_hand(peer: architectures.Peer, network: Network, lanes: int, shar
     return jax.jit(epoch, donate_argnums=(0, 1)).lower(*arguments)
 
 
-def counted(lowered: Any, lanes: int, **options: bool | int) -> dict[str, Any]:
+def counted(lowered: Any, lanes: int, options: dict[str, bool | int]) -> dict[str, Any]:
     """What the compiled program does, and seconds of compiling."""
     started = time.perf_counter()
     compiled = lowered.compile(compiler_options=options or None)
@@ -106,8 +108,6 @@ def counted(lowered: Any, lanes: int, **options: bool | int) -> dict[str, Any]:
 def measure(name: str, lanes: int, sharding: Any) -> list[dict[str, Any]]:
     """A row for each program of a network."""
     network, on_gpu = (NETWORKS | OWN)[name](), sharding is not None
-    ways = {multiplier: {"xla_gpu_enable_triton_gemm": on} for multiplier, on in MULTIPLIERS.items()}
-    weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(_init(network))))
     contenders = {"jaxnet": lambda: lowered(network, lanes, sharding)}
     if name not in OWN and (flax := architectures.jax_peers(network).get("flax")):
         contenders[FLAX] = lambda: lowered_by_hand(flax, network, lanes, sharding)
@@ -117,13 +117,13 @@ def measure(name: str, lanes: int, sharding: Any) -> list[dict[str, Any]]:
             started = time.perf_counter()
             program = make()
             traced = time.perf_counter() - started
-            for multiplier, options in ways.items() if on_gpu else [("", {})]:
+            for multiplier, options in (MULTIPLIERS if on_gpu else {"": {}}).items():
                 row = {"network": name, "lanes": lanes, "contender": contender, "multiplier": multiplier}
                 try:
-                    row |= counted(program, lanes, **(options | {"xla_gpu_autotune_level": 0} if on_gpu else {}))
+                    row |= counted(program, lanes, options)
                 except jax.errors.JaxRuntimeError as error:
                     row["left_out"] = str(error).splitlines()[0][:200]
-                rows.append(row | {"trace_seconds": traced, "floor": 3 * weights})
+                rows.append(row | {"trace_seconds": traced, "floor": 3 * network.bytes})
                 print(f"{name}: {contender}, {multiplier}: {row}", flush=True)
     return rows
 
@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
     flags = parser(__doc__)
     flags.add_argument("--only", default="", help="part of the names of what to compile; other rows are kept")
     options = parsed(flags, arguments)
+    jax.config.update("jax_platforms", "cpu")  # nothing runs elsewhere
     try:
-        jax.config.update("jax_platforms", "cpu")
         topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
     except Exception as error:  # whatever JAX raises where it finds no plugin
         print(f"No plugin for CUDA, so this machine's programs: {str(error).splitlines()[0]}", flush=True)
@@ -176,10 +176,6 @@ def markdown(report: dict[str, Any]) -> str:
     out = [row for row in report["rows"] if "left_out" in row]
     lines += [""] * bool(out) + [f"{row['network']}, {row['contender']}: {row['left_out']}." for row in out]
     return "\n".join(lines)
-
-
-def _init(network: Network) -> Any:
-    return lambda: network.jaxnet.init(jax.random.key(0), network.shape)[0]
 
 
 def _placed(tree: Any, sharding: Any) -> Any:

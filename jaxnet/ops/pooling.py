@@ -57,7 +57,9 @@ def slide(reduction: Reduction, x: jax.Array, window: Window, pads: Pairs, outpu
     """
     empty = np.array(reduction.empty(x.dtype), x.dtype)
     aside = window.kernel == window.strides
-    by_axes = jax.default_backend() == "cpu" and lowering() is None and max(window.kernel) <= MOST_PARTS
+    on_cpu, ours = jax.default_backend() == "cpu", lowering() is None
+    by_axes = on_cpu and ours and max(window.kernel) <= MOST_PARTS
+    whole = aside and not on_cpu and ours and math.prod(window.kernel) <= MOST_PARTS
     if not aside and not by_axes:
         reached = [(0, 0), *((low, max(high, 0)) for low, high in pads), (0, 0)]
         return lax.reduce_window(x, empty, reduction.sliding, (1, *window.kernel, 1), (1, *window.strides, 1), reached)
@@ -66,13 +68,13 @@ def slide(reduction: Reduction, x: jax.Array, window: Window, pads: Pairs, outpu
     sizes = zip(pads, blocks, window.strides, x.shape[1:-1], strict=True)
     edges = [(low, n * s - low - cells, 0) for (low, _), n, s, cells in sizes]
     x = lax.pad(x, empty, [(0, 0, 0), *edges, (0, 0, 0)])
-    if aside and jax.default_backend() != "cpu" and lowering() is None and math.prod(window.kernel) <= MOST_PARTS:
-        for i in reversed(range(len(output))):  # one by one: JAX splits no two axes of a batch on a mesh
-            x = x.reshape(*x.shape[: i + 1], blocks[i], window.strides[i], *x.shape[i + 2 :])
-        return reduction.together(x, tuple(range(2, x.ndim, 2)))
     for i in reversed(range(len(output))):  # the last axis first: then the first of equals is so in row-major order
         stride, width, axis = window.strides[i], window.kernel[i], i + 1
-        x = x.reshape(*x.shape[:axis], blocks[i], stride, *x.shape[axis + 1 :])
+        x = x.reshape(
+            *x.shape[:axis], blocks[i], stride, *x.shape[axis + 1 :]
+        )  # JAX splits one axis at a time on a mesh
+        if whole:
+            continue
         if aside:
             x = reduction.along(x, axis + 1)
             continue
@@ -82,7 +84,7 @@ def slide(reduction: Reduction, x: jax.Array, window: Window, pads: Pairs, outpu
         x = functools.reduce(reduction.pair, parts)
         if multiplied_by_eigen():
             x = lax.optimization_barrier(x)  # and its gradient is whole before it spreads
-    return x
+    return reduction.together(x, tuple(range(2, x.ndim, 2))) if whole else x
 
 
 def _extreme(
