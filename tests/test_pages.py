@@ -9,7 +9,8 @@ can copy it from the top; the READMEs take imports and data as given.
 - ```` ```console ```` has commands, behind ``$``, and what they print. ``^C`` interrupts a search of which something is
   written down. Another host is this one. What ``pip`` would install isn't installed, but must be an extra.
 
-In what is printed ``...`` stands for anything, and numbers may differ by one in the last digit that the page shows. A
+In what is printed ``...`` stands for anything, numbers may differ by one in the last digit that the page shows, and
+sizes in bytes by a tenth: what a program holds is its compiler's to say, and each version says it a bit differently. A
 comment ``<!-- tested with trials=8 for trials=64 -->``, on a line of its own, makes a page's code smaller for the test.
 """
 
@@ -42,6 +43,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 CHECKER = _get_checker()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.REPORT_NDIFF | _get_number_flag()
+SIZE = re.compile(r"\b(\d+) ([KMG]iB)\b")
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.M | re.S)
 MINUTES = 5  # after which a command of a console hangs
 IN_A_TERMINAL = """
@@ -86,8 +88,16 @@ def run(page, given=()):
 
 
 def check(wanted, came, where=""):
+    shown = SIZE.finditer(wanted)
+    came = SIZE.sub(lambda size: as_shown(size, next(shown, size)), came)
     difference = CHECKER.output_difference(doctest.Example("", wanted), came, FLAGS)
     assert CHECKER.check_output(wanted, came, FLAGS), f"{where}\n{difference}"
+
+
+def as_shown(size, shown):
+    """The size in bytes that a page shows, where it is about that."""
+    (came, unit), (wanted, wanted_unit) = size.groups(), shown.groups()
+    return (shown if unit == wanted_unit and abs(int(came) - int(wanted)) <= max(1, int(wanted) / 10) else size)[0]
 
 
 def in_a_shell(command, interrupt=False):
