@@ -208,7 +208,9 @@ def fit(
     examples = batch_count(train), None if validation is None else batch_count(validation)
     init, advance = _compiled(trial, input_spec(shapes_of(train)[0]), *examples, shuffle)
     feed = parts_feeder(train, validation, keys.order, shuffle, int(trial.batch_size), evaluation_batch())
-    carry, curve, epoch, diverged = init(keys.init(trial_id)), Named[np.ndarray](), 0, -1
+    with compiling.keys_folded_by_kernel():
+        carry = init(keys.init(trial_id))
+    curve, epoch, diverged = Named[np.ndarray](), 0, -1
     for callback in callbacks:
         callback.on_start(None)
         callback.on_trial_start(trial_id, {})

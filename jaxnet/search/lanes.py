@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxnet.callback import Callback
 from jaxnet.layer import Size
+from jaxnet.ops import compiling
 from jaxnet.search.devices import Devices, SharedJournal, everywhere, from_first, gathered
 from jaxnet.search.journal import Journal
 from jaxnet.search.planning import Group, Plan, compile_seconds, concurrent_chunks, cores, free_memory
@@ -749,8 +750,12 @@ def _unit(chunk: _Chunk, unit: np.int32, parts: Iterator[tuple[int, Any]] | None
     return jax.device_get(measures)
 
 
-def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devices) -> Callable[[], tuple[Any, Any]]:
-    """Traces a group's programs now and here, since JAX's configuration is local to a thread; the call compiles."""
+def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devices) -> Callable[..., tuple[Any, Any]]:
+    """Traces a group's programs now and here, since JAX's configuration is local to a thread; the call compiles.
+
+    What it returns takes options for the compiler, if any, and gives the program that makes lanes, and those that
+    advance them by a unit.
+    """
 
     def start(hp, trial_id, trials_key):
         return Lane(program.init(hp, Keys(trials_key, trials_key, trials_key).init(trial_id)), jnp.int32(-1))
@@ -786,10 +791,11 @@ def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devi
         kinds = [(shapes,) for shapes, _ in fed.kinds] if isinstance(fed, Parts) else [(devices.share(fed),)]
     axes = (0, 0, 0, None, None) + (None,) * len(kinds[0])
     starter = devices.over_lanes(jax.vmap(start, in_axes=(0, 0, None)), (0, 0, None))
-    lane = jax.eval_shape(starter, hp, ids, key)
+    with compiling.keys_folded_by_kernel():
+        started, lane = starter.lower(hp, ids, key), jax.eval_shape(starter, hp, ids, key)
     advancer = devices.over_lanes(_over_lanes(advance, lanes // devices.count, axes), axes, donate_argnums=1)
-    lowered = starter.lower(hp, ids, key), [advancer.lower(hp, lane, ids, key, unit, *rest) for rest in kinds]
-    return lambda: (lowered[0].compile(), [program.compile() for program in lowered[1]])
+    advanced = [advancer.lower(hp, lane, ids, key, unit, *rest) for rest in kinds]
+    return lambda *options: (started.compile(*options), [program.compile(*options) for program in advanced])
 
 
 def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Callable[..., Any]:

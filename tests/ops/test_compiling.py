@@ -71,3 +71,35 @@ def test_options_of_the_user_stay(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_prefer_vector_width=128")
     options.pop("xla_cpu_prefer_vector_width", None)
     assert (compiling._compiler_options() or {}) == options
+
+
+def test_keys_of_new_networks_are_folded_by_a_kernel_on_a_gpu(monkeypatch):
+    """JAX's own, of which XLA compiles nothing; elsewhere, and in training steps, as JAX does by itself."""
+    fold = jax.jit(lambda key: jax.random.key_data(jax.random.fold_in(key, 1)))
+
+    def by_kernel():
+        return "cu_threefry2x32" in fold.trace(jax.random.key(0)).lower(lowering_platforms=("cuda",)).as_text()
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with compiling.keys_folded_by_kernel(), compiling.keys_folded_by_kernel():
+        assert by_kernel()
+    assert not by_kernel()
+
+    def spied(key, spec, *rest):
+        made.append(by_kernel())
+        return dense.init(key, spec)
+
+    def apply(*arguments, **named):
+        trained.append(by_kernel())
+        return dense.apply(*arguments, **named)
+
+    dense, made, trained = jn.dense(1), [], []
+    trial = jn.Trial(jn.Layer(spied, apply), jn.losses.squared_error, optax.sgd(0.1), batch_size=4)
+    data = np.ones((4, 2), np.float32), np.ones((4, 1), np.float32)
+    jn.fit(trial, data, epochs=1, key=jax.random.key(0))
+    assert True in made and trained and True not in trained
+    made.clear()
+    jn.random_search(
+        lambda hp: trial, jn.Space(rate=jn.uniform(0, 1)), data, data, trials=2, epochs=1, key=jax.random.key(0)
+    )
+    assert True in made and True not in trained
