@@ -443,8 +443,9 @@ def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):
         for jit in (jax.jit, compiling.jit):
             explicit = jit(jax.grad(total))(params, x)
             mapped = jit(jax.shard_map(jax.grad(summed), in_specs=(whole, parts), out_specs=whole))(params, x)
-            assert_close(explicit, expected)
-            assert_close(mapped, expected)
+            # The gradient of an attention's bias of keys is zero, in sums of numbers of about one.
+            assert_close(explicit, expected, atol=5e-6)
+            assert_close(mapped, expected, atol=5e-6)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _BYTES = {"pred": 1, "bf16": 2, "token": 0}
@@ -64,7 +64,7 @@ class Instruction(NamedTuple):
 class Work(NamedTuple):
     """What runs: how many kernels, and how many bytes they read and write."""
 
-    kernels: int
+    kernels: float
     bytes: float
 
 
@@ -94,18 +94,24 @@ class Module:
             name = inner[-1]
         return name
 
-    def work(self, name: str) -> Work:
-        """What a computation does, with the loops in it whose turns are known.
+    def work(self, name: str, turns: Sequence[float] = ()) -> Work:
+        """What a computation does, with the loops in it.
 
         Every kernel reads what it needs and writes what it makes: nothing stays in a cache from one to the next.
+
+        Args:
+          name: of the computation.
+          turns: of loops whose turns the compiler doesn't know, from the outermost in; the default is one for each.
         """
-        kernels, moved = 0, 0.0
+        kernels, moved = 0.0, 0.0
         by_name = {one.name: one for one in self.computations[name]}
         for one in by_name.values():
             if one.operation in _NOTHING or one.operation.endswith("-done"):
                 continue
             if inside := one.called("to_apply" if one.operation == "call" else "body"):
-                found, times = self.work(inside), one.trips or 1
+                unknown = one.operation == "while" and one.trips is None
+                found = self.work(inside, turns[1:] if unknown else turns)
+                times = one.trips or (turns[0] if unknown and turns else 1)
                 kernels, moved = kernels + times * found.kernels, moved + times * found.bytes
             else:
                 kernels, moved = kernels + 1, moved + self._moved(one, by_name)

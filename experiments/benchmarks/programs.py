@@ -8,10 +8,12 @@ and the bytes that they read and write if nothing stays in a cache between them;
 for as many bytes, each lane's share of which no step can be faster than. Without the plugin the programs are those of
 this machine, and the time is left out.
 
-The programs are those of ``lanes``: plain SGD with an l2 penalty, both different in each lane, batch 128 that all lanes
-share, float32. Beside them flax's, trained by a ``scan`` written by hand and vmapped as a whole. XLA would choose for
-each product who multiplies, by trying: Triton, whose kernels take in what is computed before and after, or cuBLAS. It
-can't try here, so there is one program with either, and times of compiling are without the trying.
+The programs are those of a search: that which makes the lanes, and that which trains them for an epoch. Networks are
+those of ``lanes``: plain SGD with an l2 penalty, both different in each lane, batch 128 that all lanes share, float32;
+beside them one network at a time, and flax's, trained by a ``scan`` written by hand and vmapped as a whole. Then all
+groups of a whole search, that of ``mlp_sweep``: the bytes of all its epochs, with the validation behind each. XLA would
+choose for each product who multiplies, by trying: Triton, whose kernels take in what is computed before and after, or
+cuBLAS. It can't try here, so there is one program with either, and times of compiling are without the trying.
 
 The floor is the weights alone, read twice and written once. Bytes that can't be saved are above it: the activations of
 a lane are many times its weights in all of these networks but the MLP.
@@ -19,21 +21,27 @@ a lane are many times its weights in all of these networks but the MLP.
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import topologies
 
 import jaxnet as jn
-from experiments.benchmarks import architectures
+from experiments.benchmarks import architectures, mlp_sweep
 from experiments.benchmarks.architectures import BATCH, NETWORKS, Network
 from experiments.benchmarks.hlo import Module
 from experiments.benchmarks.report import kept, machine, parsed, parser, where, write
-from jaxnet.ops import compiling
-from jaxnet.training import supervised
+from jaxnet.ops.scan import SEGMENT
+from jaxnet.search.devices import Devices
+from jaxnet.search.lanes import _lower
+from jaxnet.search.planning import Group, make_plan
+from jaxnet.training import Keys, supervised
 
 H100 = """
 gpu_device_info {
@@ -55,8 +63,13 @@ MULTIPLIERS = {  # XLA's options for each
     "Triton": {"xla_gpu_enable_triton_gemm": True, "xla_gpu_autotune_level": 0},
     "cuBLAS": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0},
 }
+COMPILING = ("trace", "making", "training")
 STEPS = 7  # of an epoch, and of no other loop
 FLAX = "flax, vmapped"
+ALONE = "jaxnet, one at a time"
+SEARCH = "search of 784-N-10"
+SEARCH_SIZE = 1024, 10  # trials and epochs
+MEMORY = 0.75 * 84929347584  # bytes for lanes, as a search takes them of what is free
 
 LSTM = "LSTM 58-128, 20 steps"
 UNROLLED = jn.serial(jn.lstm(128, returns="last", unroll=True), jn.dense(10))
@@ -70,61 +83,118 @@ LANES = {
 }  # fmt: skip
 
 
-def lowered(network: Network, lanes: int, sharding: Any) -> Any:
-    """An epoch of so many lanes, as a search compiles it, up to the compiler."""
-    key = jax.random.key(0)
-    data = network.data(STEPS * BATCH)
-    program = supervised(lambda hp: architectures.trial(network, hp), data, None, order_key=key, shuffle="shared")
-    hp = jn.hp(rate=jnp.zeros(lanes), l2=jnp.zeros(lanes))
-    keys = jax.random.split(key, lanes)
-    carry = jax.eval_shape(jax.vmap(program.init), hp, keys)
-    advance = compiling.jit(jax.vmap(program.advance, in_axes=(0, 0, 0, None)), donate_argnums=1)
-    assert program.feed is not None
-    return advance.lower(*_placed((hp, carry, keys, program.feed(0)), sharding))
+class Timed(NamedTuple):
+    """A program up to the compiler, which gives the seconds that it takes besides."""
+
+    lowered: Any
+
+    def compile(self, options: dict[str, bool | int] | None) -> tuple[Any, float]:
+        started = time.perf_counter()
+        compiled = self.lowered.compile(compiler_options=options)
+        return compiled, time.perf_counter() - started
 
 
-def lowered_by_hand(peer: architectures.Peer, network: Network, lanes: int, sharding: Any) -> Any:
-    """An epoch as a ``scan`` in a peer, vmapped."""
+class Elsewhere(Devices):
+    """A device that isn't at hand: programs are compiled for shapes that lie there, and timed.
+
+    Args:
+      sharding: that names it, or None for this machine.
+    """
+
+    def __init__(self, sharding: Any):
+        super().__init__()
+        self.sharding = sharding
+
+    def over_lanes(self, function: Callable[..., Any], in_axes: Any, **options: Any) -> Any:
+        made = super().over_lanes(function, in_axes, **options)
+        lower = made.lower
+        made.lower = lambda *arguments: Timed(lower(*placed(arguments, self.sharding)))
+        return made
+
+
+def lowered(network: Network, lanes: int, sharding: Any) -> Callable[..., Any]:
+    """The programs of a group of so many lanes, up to the compiler, as ``_lower`` returns them."""
+    key, (x, y) = jax.random.key(0), network.data(STEPS * BATCH)
+    program = supervised(
+        lambda hp: architectures.trial(network, hp), (x, y), (x[:1], y[:1]), order_key=key, shuffle="shared"
+    )
+    group = Group(np.arange(lanes), {}, ["rate", "l2"], {}, lanes, bytes=0, waste=0.0, seconds=0.0)
+    return _lower(program, group, lanes, Keys.of(key), Elsewhere(sharding))
+
+
+def lowered_by_hand(peer: architectures.Peer, network: Network, lanes: int, sharding: Any) -> Callable[..., Any]:
+    """An epoch as a ``scan`` in a peer, vmapped, and what makes its lanes, in the same form."""
     x, y = network.data(STEPS * BATCH)
     key, order = jax.random.key(0), jnp.arange(len(x))
-    params, state = jax.eval_shape(jax.vmap(lambda key: peer.init(key, x[:BATCH])), jax.random.split(key, lanes))
+    keys, each = jax.random.split(key, lanes), jnp.zeros(lanes)
+    init = jax.jit(jax.vmap(lambda key: peer.init(key, x[:BATCH])))
     epoch = jax.vmap(architectures.epoch(peer, STEPS), in_axes=(0, 0, 0, 0, None, None, None, None))
-    each = jnp.zeros(lanes)
-    arguments = _placed((params, state, each, each, key, order, x, y), sharding)
-    return jax.jit(epoch, donate_argnums=(0, 1)).lower(*arguments)
+    arguments = placed((*jax.eval_shape(init, keys), each, each, key, order, x, y), sharding)
+    started = Timed(init.lower(placed(keys, sharding)))
+    advanced = Timed(jax.jit(epoch, donate_argnums=(0, 1)).lower(*arguments))
+    return lambda options: (started.compile(options), [advanced.compile(options)])
 
 
-def counted(lowered: Any, lanes: int, options: dict[str, bool | int]) -> dict[str, Any]:
-    """What the compiled program does, and seconds of compiling."""
-    started = time.perf_counter()
-    compiled = lowered.compile(compiler_options=options or None)
-    seconds = time.perf_counter() - started
-    module = Module(compiled.as_text())
-    work = module.work(module.step(STEPS))
-    memory = compiled.memory_analysis().temp_size_in_bytes
-    return {"kernels": work.kernels, "bytes": work.bytes / lanes, "compile_seconds": seconds, "memory": memory / lanes}
+def counted(programs: Callable[..., Any], lanes: int, steps: int, options: dict[str, bool | int]) -> dict[str, Any]:
+    """What the compiled programs do: in a step for each lane, and in an epoch in all; and seconds of compiling."""
+    (_, making), ((advance, training),) = programs(options or None)
+    module = Module(advance.as_text())
+    work, rounds = module.work(module.step(steps)), math.ceil(steps / SEGMENT)
+    return {
+        "kernels": int(work.kernels),
+        "bytes": work.bytes / lanes,
+        "epoch_bytes": module.work(module.entry, (rounds, steps / rounds)).bytes,
+        "making_seconds": making,
+        "training_seconds": training,
+        "memory": advance.memory_analysis().temp_size_in_bytes / lanes,
+    }
 
 
 def measure(name: str, lanes: int, sharding: Any) -> list[dict[str, Any]]:
     """A row for each program of a network."""
-    network, on_gpu = (NETWORKS | OWN)[name](), sharding is not None
-    contenders = {"jaxnet": lambda: lowered(network, lanes, sharding)}
+    network = (NETWORKS | OWN)[name]()
+    contenders: dict[str, tuple[int, Callable[..., Any]]] = {"jaxnet": (lanes, lowered), ALONE: (1, lowered)}
     if name not in OWN and (flax := architectures.jax_peers(network).get("flax")):
-        contenders[FLAX] = lambda: lowered_by_hand(flax, network, lanes, sharding)
+        contenders[FLAX] = lanes, lambda *arguments: lowered_by_hand(flax, *arguments)
     rows = []
-    with mock.patch.object(jax, "default_backend", return_value="gpu" if on_gpu else "cpu"):
-        for contender, make in contenders.items():
-            started = time.perf_counter()
-            program = make()
-            traced = time.perf_counter() - started
-            for multiplier, options in (MULTIPLIERS if on_gpu else {"": {}}).items():
-                row = {"network": name, "lanes": lanes, "contender": contender, "multiplier": multiplier}
-                try:
-                    row |= counted(program, lanes, options)
-                except jax.errors.JaxRuntimeError as error:
-                    row["left_out"] = str(error).splitlines()[0][:200]
-                rows.append(row | {"trace_seconds": traced, "floor": 3 * network.bytes})
-                print(f"{name}: {contender}, {multiplier}: {row}", flush=True)
+    for contender, (count, make) in contenders.items():
+        told = {"network": name, "lanes": count, "contender": contender, "floor": 3 * network.bytes}
+        rows += _rows(told, lambda make=make, count=count: make(network, count, sharding), count, STEPS, sharding)
+    return rows
+
+
+def measure_search(sharding: Any, quick: bool) -> list[dict[str, Any]]:
+    """A row for each group of a whole search."""
+    (trials, epochs), (train, validation) = (3, 1) if quick else SEARCH_SIZE, mlp_sweep.data(quick)
+    key, devices = jax.random.key(0), Elsewhere(sharding)
+    configurations = jn.search.random()(mlp_sweep.SPACE, key, trials)
+    program = supervised(mlp_sweep.trial, train, validation, order_key=key, shuffle="shared")
+    plan = make_plan(program, mlp_sweep.SPACE, configurations, epochs, memory=int(MEMORY), devices=devices)
+    rows = []
+    for group in plan.groups:
+        told = {
+            "network": SEARCH, "lanes": group.lanes, "contender": group.sizes_text, "trials": len(group.ids),
+            "epochs": epochs * group.chunks, "floor": 3 * architectures.mlp(group.sizes["hidden"][1]).bytes,
+        }  # fmt: skip
+        steps = math.ceil(len(train[1]) / BATCH)
+        make = lambda group=group: _lower(program, group, group.lanes, Keys.of(key), devices)  # noqa: E731
+        rows += _rows(told, make, group.lanes, steps, sharding)
+    return rows
+
+
+def _rows(told: dict[str, Any], make: Callable[[], Any], lanes: int, steps: int, sharding: Any) -> list[dict[str, Any]]:
+    """A row for each who multiplies, of the same programs."""
+    started, rows = time.perf_counter(), []
+    programs = make()
+    told["trace_seconds"] = time.perf_counter() - started
+    for multiplier, options in (MULTIPLIERS if sharding is not None else {"": {}}).items():
+        row = {**told, "multiplier": multiplier}
+        try:
+            row |= counted(programs, lanes, steps, options)
+        except jax.errors.JaxRuntimeError as error:
+            row["left_out"] = str(error).splitlines()[0][:200]
+        rows.append(row)
+        print(row, flush=True)
     return rows
 
 
@@ -142,11 +212,15 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         device = topology.devices[0]
         sharding = jax.sharding.SingleDeviceSharding(device)
-    names = [name for name in LANES if options.only in name]
+    names = [name for name in [*LANES, SEARCH] if options.only in name]
     rows = [] if options.quick else kept(options.output, "programs", names, on="gpu" if device else None)
-    for name in names[:1] if options.quick else names:
-        lanes = 2 if options.quick else LANES[name]
-        rows = sorted([*rows, *measure(name, lanes, sharding)], key=lambda row: [*LANES].index(row["network"]))
+    for name in [names[0], SEARCH] if options.quick else names:
+        with mock.patch.object(jax, "default_backend", return_value="gpu" if device else "cpu"):
+            if name == SEARCH:
+                rows += measure_search(sharding, options.quick)
+            else:
+                rows += measure(name, 2 if options.quick else LANES[name], sharding)
+        rows.sort(key=lambda row: [*LANES, SEARCH].index(row["network"]))
         here = machine()
         if device is not None:
             here["device"] = f"{device.device_kind}, compiled for it on {here['device']}"
@@ -161,26 +235,49 @@ def markdown(report: dict[str, Any]) -> str:
         "write, microseconds that the GPU's memory takes for them, and for the weights alone, read twice and written "
         "once. Memory: that lanes take beside what is carried."
     )
-    columns = ("lanes", "products by", "kernels", "MB", "us", "weights alone, us", "MB of memory", "compiling, s")
+    columns = (
+        "lanes", "products by", "kernels", "MB", "us", "weights alone, us", "MB of memory", "tracing, s",
+        "compiling what makes lanes, s", "what trains them, s",
+    )  # fmt: skip
     lines = [head, "", f"| | | {' | '.join(columns)} |", "| --- | --- |" + " ---: |" * len(columns)]
     for row in report["rows"]:
         cells = [row["network"], row["contender"], str(row["lanes"]), row["multiplier"]]
         if "left_out" in row:
-            cells += ["can't"] + [""] * 5
+            cells += ["can't"] + [""] * 7
         else:
             on_gpu = bool(row["multiplier"])
             times = [f"{1e6 * row[what] / BANDWIDTH:.2f}" if on_gpu else "" for what in ("bytes", "floor")]
             cells += [str(row["kernels"]), f"{row['bytes'] / 1e6:.2f}", *times, f"{row['memory'] / 1e6:.1f}"]
-            cells.append(f"{row['trace_seconds'] + row['compile_seconds']:.1f}")
+            cells += [f"{row[f'{what}_seconds']:.1f}" for what in COMPILING]
         lines.append(f"| {' | '.join(cells)} |")
     out = [row for row in report["rows"] if "left_out" in row]
     lines += [""] * bool(out) + [f"{row['network']}, {row['contender']}: {row['left_out']}." for row in out]
+    for multiplier, (moved, compiling) in seconds_of_search(report).items():
+        if multiplier:
+            text = f"memory takes {moved:.1f} s for all epochs with their validation; compiling all in turn, "
+            lines += ["", f"The whole search, products by {multiplier}: the GPU's {text}{compiling:.0f} s."]
     return "\n".join(lines)
 
 
-def _placed(tree: Any, sharding: Any) -> Any:
+def placed(tree: Any, sharding: Any) -> Any:
     """Arrays as shapes, on the device that is compiled for."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=sharding), tree)
+
+
+def seconds_of_compiling(row: dict[str, Any]) -> float:
+    """From a trial's functions to both programs."""
+    return sum(row[f"{what}_seconds"] for what in COMPILING)
+
+
+def seconds_of_search(report: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """By who multiplies, how long the GPU's memory takes for a whole search, and how long all compiling takes."""
+    found: dict[str, tuple[float, float]] = {}
+    for row in report["rows"]:
+        if row["network"] == SEARCH and "left_out" not in row:
+            moved, compiling = found.get(row["multiplier"], (0.0, 0.0))
+            moved += row["epochs"] * row["epoch_bytes"] / BANDWIDTH
+            found[row["multiplier"]] = moved, compiling + seconds_of_compiling(row)
+    return found
 
 
 if __name__ == "__main__":

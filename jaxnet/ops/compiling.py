@@ -80,14 +80,17 @@ def multiplied_by_accelerator() -> bool:
 def keys_folded_by_kernel() -> Iterator[None]:
     """What is traced here and lowered for a GPU folds keys in JAX's kernel for them, as ``jax.random.fold_in`` would.
 
-    A network's ``init`` folds the name of each layer and of each parameter into its key, and XLA writes out the rounds
-    of each hash. The same numbers, in 0.26 of the time for compiling the ``init`` of ResNet 8 for an H100 (11.3 s on
-    one core), in 0.5 for an LSTM's, in 0.7 for a LeNet's. Training steps fold as they would elsewhere: there the
-    kernels' starts would count.
+    A network's ``init`` folds a number for each layer and each parameter into its key, and XLA writes out the rounds of
+    each hash. The kernel gives the same numbers, and what draws the weights of many lanes for an H100 compiles in 0.33
+    of the time (ResNet 8), 0.5 (LSTM), 0.6 (LeNet), 0.7 (MLP): ``python -m experiments.benchmarks.programs`` with and
+    without ``JAX_THREEFRY_GPU_KERNEL_LOWERING=0``. Training steps fold as they would elsewhere: there the kernels'
+    starts count.
 
-    The setting is one for all threads, so one at a time has it; what another one lowers meanwhile takes the kernel too.
+    Whoever sets that variable has what it says. JAX's setting is one for all threads, so one at a time changes it; what
+    another one lowers meanwhile takes the kernel too.
     """
-    if jax.default_backend() == "cpu" or not hasattr(jax.config, _FOLDS):
+    known = hasattr(jax.config, _FOLDS) and _FOLDS.upper() not in os.environ
+    if jax.default_backend() == "cpu" or not known:
         yield
         return
     with _folding:

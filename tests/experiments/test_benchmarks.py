@@ -124,6 +124,9 @@ def test_what_a_program_moves_is_read_off_its_text():
     batch, w, number = 160, 16, 4
     fused, product, note = batch + w + number + batch, batch + w + batch, batch + number + batch
     assert module.work(step) == (2 + 5, fused + product + 5 * note)
+    unknown = Module(PROGRAM.replace('backend_config={"known_trip_count":{"n":"7"}}', ""))
+    assert unknown.work(unknown.entry) == module.work(step)
+    assert unknown.work(unknown.entry, (7,)) == module.work(module.entry) == (7 * 7, 7 * module.work(step).bytes)
 
 
 def test_what_a_program_moves_is_what_the_compiler_says_of_it():
