@@ -65,11 +65,10 @@ def test_with_equal_weights_everywhere_it_is_a_convolution(space, kernel, stride
         return lambda w, x: jnp.sum(jnp.sin(layer.apply(to_params(w), state, x)[0]))
 
     w = shared["w"]
-    np.testing.assert_allclose(
-        local.apply(copied(w), state, x)[0], conv.apply(shared, (), x)[0], rtol=1e-10, atol=1e-12
-    )
-    got = jax.grad(total(local, copied), argnums=(0, 1))(w, x)
-    wanted = jax.grad(total(conv, lambda w: {"w": w}), argnums=(0, 1))(w, x)
+    y, wanted = jax.jit(lambda x: (local.apply(copied(w), state, x)[0], conv.apply(shared, (), x)[0]))(x)
+    np.testing.assert_allclose(y, wanted, rtol=1e-10, atol=1e-12)
+    got = jax.jit(jax.grad(total(local, copied), argnums=(0, 1)))(w, x)
+    wanted = jax.jit(jax.grad(total(conv, lambda w: {"w": w}), argnums=(0, 1)))(w, x)
     for a, b in zip(got, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
 

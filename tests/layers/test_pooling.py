@@ -46,7 +46,7 @@ def test_outputs_and_gradients_equal_pytorch(dims, torch_reference, x64):
             y, _ = layer.apply((), (), x)
             return jnp.sum(y * jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)), y
 
-        gradient, y = jax.grad(total, has_aux=True)(x)
+        gradient, y = jax.jit(jax.grad(total, has_aux=True))(x)
         np.testing.assert_allclose(y, wanted["y"], rtol=1e-12, err_msg=name)
         np.testing.assert_allclose(gradient, wanted["dx"], rtol=1e-12, atol=1e-15, err_msg=name)
 
