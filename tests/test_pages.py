@@ -97,7 +97,7 @@ def check(wanted, came, where=""):
 def as_shown(size, shown):
     """The size in bytes that a page shows, where it is about that."""
     (came, unit), (wanted, wanted_unit) = size.groups(), shown.groups()
-    return (shown if unit == wanted_unit and abs(int(came) - int(wanted)) <= max(1, int(wanted) / 10) else size)[0]
+    return (shown if unit == wanted_unit and abs(int(came) - int(wanted)) <= int(wanted) / 10 else size)[0]
 
 
 def in_a_shell(command, interrupt=False):

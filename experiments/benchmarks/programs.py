@@ -21,6 +21,7 @@ a lane are many times its weights in all of these networks but the MLP.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def measure(name: str, lanes: int, sharding: Any) -> list[dict[str, Any]]:
     rows = []
     for contender, (count, make) in contenders.items():
         told = {"network": name, "lanes": count, "contender": contender, "floor": 3 * network.bytes}
-        rows += _rows(told, lambda make=make, count=count: make(network, count, sharding), count, STEPS, sharding)
+        rows += _rows(told, functools.partial(make, network, count, sharding), count, STEPS, sharding)
     return rows
 
 
@@ -177,7 +178,7 @@ def measure_search(sharding: Any, quick: bool) -> list[dict[str, Any]]:
             "epochs": epochs * group.chunks, "floor": 3 * architectures.mlp(group.sizes["hidden"][1]).bytes,
         }  # fmt: skip
         steps = math.ceil(len(train[1]) / BATCH)
-        make = lambda group=group: _lower(program, group, group.lanes, Keys.of(key), devices)  # noqa: E731
+        make = functools.partial(_lower, program, group, group.lanes, Keys.of(key), devices)
         rows += _rows(told, make, group.lanes, steps, sharding)
     return rows
 

@@ -27,8 +27,7 @@ def section() -> str:
     """What stands between the two marks: results of a CPU, and what is counted of programs for a GPU."""
     sweep, whole, many, one = map(_results, ("mlp_sweep", "mlp_sweep_1024x10", "lanes", "networks"))
     compiled = _results("programs", "gpu")
-    mlp = [row for row in compiled["rows"] if (row["network"], row["contender"]) == ("MLP 784-128-10", "jaxnet")]
-    mlp = min(mlp, key=lambda row: row["bytes"])
+    mlp = _least(compiled, "MLP 784-128-10", "jaxnet")
     weights, moved = 5 / 3 * mlp["floor"] / 1e6, mlp["bytes"] / 1e6
     lines = [
         "",
@@ -101,19 +100,13 @@ def targets(sweep: dict[str, Any], many: dict[str, Any], one: dict[str, Any]) ->
 
 def targets_of_gpu(compiled: dict[str, Any]) -> list[str]:
     """Tables of an H100: what must be reached, and what the programs allow."""
-
-    def least(name: str, contender: str) -> dict[str, Any]:
-        """The row with the fewest bytes."""
-        of_name = [row for row in compiled["rows"] if (row["network"], row["contender"]) == (name, contender)]
-        return min(of_name, key=lambda row: row["bytes"])
-
     columns = (
         "lanes", "must reach, us", "bytes take, us", "kernels", "alone: bytes take, us", "alone: kernels",
     )  # fmt: skip
     lines = [f"| | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for name, count in programs.LANES.items():
         cells = [str(count), str(AIMS.get(name, ""))]
-        for row in (least(name, "jaxnet"), least(name, programs.ALONE)):
+        for row in (_least(compiled, name, "jaxnet"), _least(compiled, name, programs.ALONE)):
             kernels = row["kernels"] / row["lanes"]
             took = 1e6 * row["bytes"] / programs.BANDWIDTH
             cells += [f"{took:.3g}", f"{kernels:.2g}" if kernels < 10 else f"{kernels:.0f}"]
@@ -133,6 +126,12 @@ def targets_of_gpu(compiled: dict[str, Any]) -> list[str]:
         f"| the same, nothing compiled before | 15 s | bytes take {took:.1f} s, once its first group is compiled |",
         f"| compiling one of its {len(groups) // len(programs.MULTIPLIERS)} groups | 2 s | {compiling} |",
     ]
+
+
+def _least(compiled: dict[str, Any], name: str, contender: str) -> dict[str, Any]:
+    """Of a network's programs that with the fewest bytes."""
+    rows = [row for row in compiled["rows"] if (row["network"], row["contender"]) == (name, contender)]
+    return min(rows, key=lambda row: row["bytes"])
 
 
 def _results(name: str, device: str = "cpu") -> dict[str, Any]:

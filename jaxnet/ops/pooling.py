@@ -70,9 +70,8 @@ def slide(reduction: Reduction, x: jax.Array, window: Window, pads: Pairs, outpu
     x = lax.pad(x, empty, [(0, 0, 0), *edges, (0, 0, 0)])
     for i in reversed(range(len(output))):  # the last axis first: then the first of equals is so in row-major order
         stride, width, axis = window.strides[i], window.kernel[i], i + 1
-        x = x.reshape(
-            *x.shape[:axis], blocks[i], stride, *x.shape[axis + 1 :]
-        )  # JAX splits one axis at a time on a mesh
+        # One axis at a time: JAX splits no two of a batch on a mesh at once.
+        x = x.reshape(*x.shape[:axis], blocks[i], stride, *x.shape[axis + 1 :])
         if whole:
             continue
         if aside:
