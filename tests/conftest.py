@@ -8,6 +8,7 @@ TEST -s`` what they compile. An operation outside ``jit`` is a program for each 
 NumPy, slice and compare as NumPy arrays, and let one jitted function return all that a test looks at.
 """
 
+import gc
 import os
 import pathlib
 import shutil
@@ -29,6 +30,9 @@ if "XLA_FLAGS" not in os.environ:
 collect_ignore_glob = ["reference/make_torch*.py"]  # run by hand; the tests do without PyTorch
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Traces are many objects that live long, and to look through all of them every few thousand took a twelfth of the time.
+gc.set_threshold(20_000, 50, 100)
 
 # Tests compile many small programs and compute little; a second run finds them all compiled.
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))

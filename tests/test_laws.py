@@ -444,13 +444,16 @@ def test_the_shards_of_a_batch_have_the_gradients_of_all(case, network, key):
         return jax.lax.psum(total(params, x), "data")
 
     expected = jax.jit(jax.grad(total))(network.params, x)
+
+    def both(params, x):
+        mapped = jax.shard_map(jax.grad(summed), in_specs=(whole, parts), out_specs=whole)
+        return jax.grad(total)(params, x), mapped(params, x)
+
     with jax.set_mesh(mesh):
         params, x = (jax.device_put(of, jax.NamedSharding(mesh, p)) for of, p in ((network.params, whole), (x, parts)))
         for jit in (jax.jit, compiling.jit):
-            explicit = jit(jax.grad(total))(params, x)
-            mapped = jit(jax.shard_map(jax.grad(summed), in_specs=(whole, parts), out_specs=whole))(params, x)
-            assert_close(explicit, expected, atol=case.rest)
-            assert_close(mapped, expected, atol=case.rest)
+            for gradients in jit(both)(params, x):
+                assert_close(gradients, expected, atol=case.rest)
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
