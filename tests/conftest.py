@@ -31,8 +31,8 @@ collect_ignore_glob = ["reference/make_torch*.py"]  # run by hand; the tests do 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Traces are many objects that live long, and to look through all of them every few thousand took a twelfth of the time.
-gc.set_threshold(20_000, 50, 100)
+# Traces are many objects that live long, and to look through all of them every few thousand took a tenth of the time.
+gc.set_threshold(20_000, 20, 10)
 
 # Tests compile many small programs and compute little; a second run finds them all compiled.
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
