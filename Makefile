@@ -48,12 +48,11 @@ EXPERIMENTS := logic_gates universal_approximation architecture_as_edges classic
 	variational_autoencoder gan depth what_makes_training_work lenet transfer handmade_features hyperband_lenet \
 	mnist_random_search
 
-# Two at a time, as little keeps a second core busy; what is timed is small, and its times mean nothing.
+# Two at a time, the benchmarks first, which take longest; so small, their times mean nothing.
 experiments-quick: .venv/installed-test
-	printf '%s\n' 'benchmarks layers networks lanes startup' 'benchmarks scaling programs search mlp_sweep' \
-		$(EXPERIMENTS) | xargs -P 2 -I NAME sh -c \
+	printf '%s\n' benchmarks $(EXPERIMENTS) | xargs -P 2 -I NAME sh -c \
 		'said=$$($(BIN)/python -m experiments.NAME --quick --output runs/quick 2>&1); code=$$?; \
-		printf "\n%s\n%s\n" "NAME" "$$said"; exit $$code'
+		printf "\n%s\n%s\n" NAME "$$said"; exit $$code'
 
 docs: .venv/installed-docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet docs runs/docs

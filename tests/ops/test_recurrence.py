@@ -44,7 +44,7 @@ def arguments(cell, biased_product, *, lanes=()):
 def test_the_gradient_is_that_which_jax_takes_of_the_scan(cell, reverse, outputs, backend, x64, monkeypatch):
     """With lengths and masked outputs, forward mode, and second derivatives each way: they share the step alone."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(recurrence, "UNROLL", 2)  # and a step left over; four a turn take twice as long to compile
+    monkeypatch.setattr(recurrence, "UNROLL", 2)  # and a step left over; four a turn take longer to compile
     inside = (jnp.arange(TIME)[:, None] < jnp.array([[5, 3, 0]]))[..., None]
     kept = jnp.asarray(np.random.default_rng(1).random((BATCH, UNITS)) > 0.3)
 
