@@ -17,8 +17,8 @@ class Callback(Protocol):
     """What ``fit`` and searches tell as they go, on the host, where they wait for numbers anyway.
 
     Subclass it with the methods that are wanted; the others do nothing. They are called one at a time, on the thread
-    that called ``fit`` or the search; in a search while the next units already run; of several processes in the first.
-    Within a unit nothing is told.
+    that called ``fit`` or the search, between units of training. In a search the next unit may already be running. Of
+    several processes, only the first calls them.
 
     A search that goes on from its journal tells its story from the beginning, with what was trained before the kill, so
     whoever listens needs no memory of its own. What a method raises ends the training and comes out of the call; with
@@ -86,6 +86,8 @@ def check_callbacks(callbacks: Iterable[Callback]) -> list[Callback]:
     """Callbacks as a list; raises ``TypeError`` for what isn't one."""
     if callable(getattr(callbacks, METHODS[0], None)):
         raise TypeError(f"callbacks: expected a list of jn.Callback, got one alone; try callbacks=[{callbacks!r}]")
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: expected a list of jn.Callback, got {callbacks!r}; for none leave it out")
     checked = list(callbacks)
     for callback in checked:
         missing = [name for name in METHODS if not callable(getattr(callback, name, None))]

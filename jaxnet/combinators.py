@@ -10,7 +10,7 @@ import contextlib
 import contextvars
 import functools
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +22,7 @@ from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Spec, as_spec, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.layers.recurrent import split_spec
+from jaxnet.ops.linear import Linear, transposable
 from jaxnet.ops.reductions import counting_rows, short_rows, valid_rows
 from jaxnet.sequence import Sequence, sequence_spec
 
@@ -240,7 +241,14 @@ def repeat(layer: Any, n: int) -> Layer:
         def step(x, copy):
             p, s, i = copy
             with path():
-                return child.apply(p, s, x, key=None if key is None else jax.random.fold_in(key, i), train=train)
+                y, s = child.apply(p, s, x, key=None if key is None else jax.random.fold_in(key, i), train=train)
+                came, made = ([leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (x, y))
+                if came != made:
+                    raise ValueError(
+                        f"only a layer that keeps the dtype can be repeated, but of {came[0]} it made {made[0]}. Try "
+                        f"x.astype({made[0]}), the dtype that init saw."
+                    )
+                return y, s
 
         return jax.lax.scan(step, x, (params, state, jnp.arange(n, dtype=jnp.uint32)), length=n)
 
@@ -295,8 +303,9 @@ def with_dtype(layer: Any, dtype: Any, *, loss_scale: Any = None) -> Layer:
       layer: a layer or a function.
       dtype: a floating dtype.
       loss_scale: what gradients are multiplied by while they are in ``dtype``, and divided by when they are cast back;
-        a number, may be traced. It changes no gradient, but for rounding. None means 1024 for float16 and 1 for all
-        others: float16 has nothing between 0 and 6e-8, where the gradient of a mean over a batch often lies, while
+        a number, may be traced. It changes no gradient, but for rounding, and but for what the layer closes over (a
+        traced hyperparameter), whose gradient comes out so many times as large. None means 1024 for float16 and 1 for
+        all others: float16 has nothing between 0 and 6e-8, where the gradient of a mean over a batch often lies, while
         bfloat16 has the range of float32 and needs no scale.
 
     The scale is fixed. Where a scaled gradient goes beyond float16's 65504 it is infinite, which training takes for a
@@ -323,29 +332,32 @@ def with_dtype(layer: Any, dtype: Any, *, loss_scale: Any = None) -> Layer:
     scale = (1024 if dtype == jnp.float16 else 1) if loss_scale is None else loss_scale
     path = functools.partial(_path, f"with_dtype > {child.name}")
 
-    def inside(a):
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            return a
-        return _scaled_gradient(a, 1 / jnp.asarray(scale, a.dtype)).astype(dtype)
+    def floating(change):
+        return lambda a: change(a) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
+    @floating
+    def scaled_up(a):
+        return _scaled_gradient(a, jnp.asarray(scale, a.dtype))
+
+    @floating
+    def scaled_down(a):
+        return _scaled_gradient(a, 1 / jnp.asarray(scale, a.dtype))
+
+    inside = floating(lambda a: scaled_down(a).astype(dtype))
 
     def init(key, spec):
         with path():
             return child.init(key, spec)
 
     def apply(params, state, x, *, key=None, train=False):
-        floating = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
-        came = floating[0] if floating else jnp.dtype(jnp.float32)
-
-        def outside(a):
-            if not jnp.issubdtype(a.dtype, jnp.floating):
-                return a
-            return _scaled_gradient(a.astype(came), jnp.asarray(scale, came))
-
+        dtypes = [a.dtype for a in jax.tree.leaves(x) if jnp.issubdtype(a.dtype, jnp.floating)]
+        came = dtypes[0] if dtypes else jnp.dtype(jnp.float32)
+        outside = floating(lambda a: scaled_up(a.astype(came)))
         with path():
-            y, new_state = child.apply(
-                jax.tree.map(inside, params), state, jax.tree.map(inside, x), key=key, train=train
-            )
-        return jax.tree.map(outside, y), jax.tree.map(lambda new, old: new.astype(old.dtype), new_state, state)
+            given = jax.tree.map(inside, params), jax.tree.map(scaled_down, state), jax.tree.map(inside, x)
+            y, new_state = child.apply(*given, key=key, train=train)
+        new_state = jax.tree.map(lambda new, old: scaled_up(new.astype(old.dtype)), new_state, state)
+        return jax.tree.map(outside, y), new_state
 
     return Layer(init, apply)
 
@@ -397,7 +409,8 @@ def time_distributed(layer: Any) -> Layer:
       layer: a layer or a function, of one step's shape.
 
     Input: an array, or a ``Sequence``, whose steps past the end come out as zeros and count in no batch statistics.
-    Parameters and state are the layer's.
+    Parameters and state are the layer's. To a layer inside all steps are one batch: what dropout draws there depends on
+    how long the padding is, and outside, on the sequences, it doesn't.
 
     Raises:
       TypeError: when it's neither a layer nor a function. ValueError: from ``init``, for examples without a time axis.
@@ -468,7 +481,7 @@ class Children:
     def unpack(self, params: Any, state: Any) -> list[tuple[Any, Any]]:
         """Each child's params and state; a ValueError when they aren't those of so many children."""
         for kind, trees in (("params", params), ("state", state)):
-            if len(trees) != len(self.names) or (self.named and set(trees) != set(self.names)):
+            if _names(trees) != set(self.names):
                 raise ValueError(
                     f"{self.name}: expected {kind} for the children {list(self.names)}, got {_outline(trees)}"
                 )
@@ -545,7 +558,7 @@ def _reversed(x: Any) -> Any:
     if not isinstance(x, Sequence):
         return x if x.ndim < 3 else jnp.flip(x, axis=1)
     steps = jnp.arange(x.values.shape[1])[None, :]
-    turned = jnp.minimum(x.lengths, steps.shape[1])[:, None] - 1 - steps
+    turned = jnp.minimum(x.steps, steps.shape[1])[:, None] - 1 - steps
     index = jnp.where(turned >= 0, turned, steps)  # [batch, time]; padding stays where it is
     rows = jnp.arange(index.shape[0])[:, None]
     values = jnp.asarray(x.values).at[rows, index].get(unique_indices=True, mode="promise_in_bounds")
@@ -647,8 +660,17 @@ def _at(path: str, error: Exception) -> Exception:
     return kind(f"{path}: {error}")
 
 
+def _names(trees: Any) -> set[Any] | None:
+    """What the children are called whose trees these are, or None where they are of nothing."""
+    if isinstance(trees, Mapping):
+        return set(trees)
+    return set(range(len(trees))) if isinstance(trees, (tuple, list)) else None
+
+
 def _outline(trees: Any) -> str:
-    return f"{list(trees)}" if isinstance(trees, dict) else f"a {type(trees).__name__} of {len(trees)}"
+    if isinstance(trees, Mapping):
+        return f"{list(trees)}"
+    return f"a {type(trees).__name__}" + (f" of {len(trees)}" if isinstance(trees, (tuple, list)) else "")
 
 
 _scaled_gradient = jax.custom_jvp(lambda x, scale: x)  # x, with a gradient `scale` times as large
@@ -657,7 +679,10 @@ _scaled_gradient = jax.custom_jvp(lambda x, scale: x)  # x, with a gradient `sca
 @_scaled_gradient.defjvp
 def _scaled_gradient_jvp(primals, tangents):
     (x, scale), (dx, _) = primals, tangents
-    return x, dx * scale
+    return x, transposable(_SCALED, None, scale, dx, like=dx)
+
+
+_SCALED = Linear(lambda _, scale, dx: dx, lambda _, scale, dy: scale * dy)
 
 
 class Made(NamedTuple):

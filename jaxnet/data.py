@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxnet.layer import Spec
 
@@ -23,7 +24,7 @@ def as_data(data: Any, name: str) -> Data:
 
     Raises:
       TypeError: when it isn't a pair, or holds something that isn't numbers. ValueError: for no examples, inputs and
-        targets of different lengths, or entries that are NaN or infinite.
+        targets of different lengths, or entries that are NaN, infinite or masked.
 
     >>> inputs, targets = as_data((np.zeros((4, 2)), np.zeros(4, int)), "train")
     >>> inputs.dtype, targets.dtype
@@ -46,28 +47,33 @@ def as_data(data: Any, name: str) -> Data:
 
 def as_arrays(tree: Any, name: str) -> Any:
     """A tree of device arrays with the same number of examples on the first axis; raises as ``as_data``."""
+    return jax.tree.map(jnp.asarray, checked(tree, name))
+
+
+def checked(tree: Any, name: str) -> Any:
+    """``as_arrays``, but what didn't come from the device stays on the host, with the dtype that it has there."""
     if isinstance(tree, list):
         tree = np.asarray(tree)
-    tree = jax.tree_util.tree_map_with_path(lambda path, leaf: _as_array(leaf, name + jax.tree_util.keystr(path)), tree)
+    tree = jax.tree_util.tree_map_with_path(lambda path, leaf: _checked(leaf, name + jax.tree_util.keystr(path)), tree)
     lengths = sorted({len(leaf) for leaf in jax.tree.leaves(tree)})
     if len(lengths) != 1:
         raise ValueError(f"{name}: expected arrays with the same number of examples on the first axis, got {lengths}")
     return tree
 
 
-def _as_array(leaf: Any, name: str) -> jax.Array:
+def _checked(leaf: Any, name: str) -> Any:
+    if isinstance(leaf, Tracer):
+        raise TypeError(f"{name}: expected numbers, got {_outline(leaf)}, traced by jax.jit, jax.vmap or jax.grad")
+    if np.ma.is_masked(leaf):
+        raise ValueError(
+            f"{name}: {np.ma.count_masked(leaf)} entries are masked, and a mask isn't looked at. Leave those examples "
+            f"out, or fill them in (.filled(0))."
+        )
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
     if array.ndim == 0 or len(array) == 0:
         raise ValueError(f"{name}: expected at least one example on the first axis, got shape {array.shape}")
-    if jnp.issubdtype(array.dtype, jnp.inexact):
-        bad = ~np.isfinite(np.asarray(array, np.float32 if array.dtype == jnp.bfloat16 else None))
-        if bad.any():
-            raise ValueError(
-                f"{name}: {int(bad.sum())} entries are NaN or infinite, the first at {np.argwhere(bad)[0].tolist()}. "
-                f"Leave those examples out, or fill them in (numpy.nan_to_num)."
-            )
     device_dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if jnp.issubdtype(array.dtype, jnp.integer) and device_dtype != array.dtype:
         limits = np.iinfo(device_dtype)
@@ -76,7 +82,19 @@ def _as_array(leaf: Any, name: str) -> jax.Array:
                 f"{name}: {array.dtype} entries up to {array.max()} don't fit {device_dtype}; "
                 f"enable them with jax.config.update('jax_enable_x64', True)"
             )
-    return jnp.asarray(array, device_dtype)
+    what = "NaN or infinite"
+    if device_dtype != array.dtype:
+        what += f" as {device_dtype}"
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused below
+            array = array.astype(device_dtype)
+    if jnp.issubdtype(device_dtype, jnp.inexact):
+        bad = ~np.isfinite(np.asarray(array, np.float32 if device_dtype == jnp.bfloat16 else None))
+        if bad.any():
+            raise ValueError(
+                f"{name}: {int(bad.sum())} entries are {what}, the first at {np.argwhere(bad)[0].tolist()}. "
+                f"Leave those examples out, or fill them in (numpy.nan_to_num)."
+            )
+    return array
 
 
 def count(data: Any) -> int:
@@ -129,26 +147,27 @@ def orders(order_key: jax.Array) -> Callable[[int, int], np.ndarray]:
 def as_key(key: Any) -> jax.Array:
     """A single key, ``jax.random.key(0)`` or the older ``PRNGKey(0)``, as the former; else raises ``TypeError``."""
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
-    raw = isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32 and key.ndim == 1
+    raw = isinstance(key, (jax.Array, np.ndarray)) and key.dtype == np.uint32
+    raw = raw and key.shape == jax.eval_shape(jax.random.PRNGKey, 0).shape
     if not typed and not raw:
         raise TypeError(f"expected a single key such as jax.random.key(0), got {_outline(key)}")
     made: Any = key if typed else jax.random.wrap_key_data(jnp.asarray(key))
     return made
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raises unless ``value`` is an integer of at least 1.
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises unless ``value`` is an integer of at least 1, or another least one.
 
     Args:
-      name: of the argument, for the error. value: what was given for it.
+      name: of the argument, for the error. value: what was given for it. least: what it may be.
 
     Raises:
-      TypeError: for a bool or what isn't an integer. ValueError: below 1.
+      TypeError: for a bool or what isn't an integer. ValueError: for a smaller one.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
 
 
 def _outline(value: Any) -> str:

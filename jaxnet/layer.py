@@ -44,6 +44,12 @@ class Layer(NamedTuple):
         """The name of the factory: ``dense`` for the ``init`` that was defined inside ``def dense``."""
         return getattr(self.init, "__qualname__", "layer").split(".")[0].strip("_")
 
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"the layer {self.name} isn't called: leave out the brackets, or, to compute with it, "
+            f"params, state, out = layer.init(key, spec) and y, state = layer.apply(params, state, x)"
+        )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,14 +57,15 @@ class Size:
     """An integer hyperparameter that differs from lane to lane: a static bound and a traced value.
 
     Inside a search, ``hp.hidden`` is a ``Size``; ``dense(hp.hidden)`` then allocates ``bound`` units of which the first
-    ``value`` are active. Arrays have the bound's shape, and what lies past ``value`` stays exactly zero. Sizes can be
-    added to, multiplied and floor-divided by Python integers (``jn.dense(2 * hp.hidden)``).
+    ``value`` are active. Arrays have the bound's shape, and what lies past ``value`` stays exactly zero. A Python
+    integer can be added, subtracted and multiplied by, and can floor-divide (``jn.dense(2 * hp.hidden)``).
 
     Args:
       bound: the largest value of the lanes that share the program; fixes shapes.
       value: this lane's value, an integer scalar in [least, bound]; may be traced.
       name: the hyperparameter's name, for errors.
-      least: the smallest value of the lanes that share the program; fixes the number of steps of a batch size.
+      least: the smallest value of the lanes that share the program. The smallest batch needs the most steps, so of a
+        batch size it sets the length of the loop.
 
     Raises:
       TypeError: wherever Python needs an integer (a shape, ``range``, ``if``): the value isn't known while a program
@@ -96,6 +103,9 @@ class Size:
     def __add__(self, other: int) -> Size:
         return self._map(lambda n: n + other, other)
 
+    def __sub__(self, other: int) -> Size:
+        return self._map(lambda n: n - other, other)
+
     def __mul__(self, other: int) -> Size:
         return self._map(lambda n: n * other, other)
 
@@ -115,6 +125,8 @@ class Size:
 
     __index__ = __int__ = __float__ = __bool__ = __hash__ = _no_integer  # pyright: ignore[reportAssignmentType]
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _no_integer  # pyright: ignore[reportAssignmentType]
+    __neg__ = __abs__ = __round__ = __rsub__ = __mod__ = __rmod__ = __divmod__ = __pow__ = __rpow__ = _no_integer
+    __truediv__ = __rtruediv__ = __rfloordiv__ = _no_integer
 
 
 @jax.tree_util.register_dataclass
@@ -193,6 +205,15 @@ def check_features(name: str, features: Any, what: str = "features") -> None:
         raise TypeError(f"{name}: {what} must be an integer or a Size, got {features!r}")
     if int(features) < 1:
         raise ValueError(f"{name}: {what} must be at least 1, got {features!r}")
+
+
+def units_of(features: int | Size) -> tuple[int, jax.Array | None]:
+    """How many units a width allocates, and which of them are active, None for all.
+
+    >>> units_of(3), units_of(Size(bound=4, value=2))[0]
+    ((3, None), 4)
+    """
+    return (features.bound, features.active) if isinstance(features, Size) else (int(features), None)
 
 
 def function_name(function: Callable[..., Any], *, factory: bool = False) -> str:

@@ -54,7 +54,10 @@ def of_steps(function: Loss) -> Loss:
                 f"[batch, time, ...] {outputs.values.shape[:2]}, got {wanted.shape}"
             )
         steps = [outputs.replace(a).values.reshape(-1, *a.shape[2:]) for a in (outputs.values, wanted)]
-        losses = outputs.replace(function(*steps).reshape(wanted.shape[:2])).values  # [batch, time]
+        with label_uses() as uses:
+            losses = outputs.replace(function(*steps).reshape(wanted.shape[:2])).values  # [batch, time]
+        if (known := _label_uses.get()) is not None:  # past an end labels may be anything, so lengths go with them
+            known.extend((Sequence(wanted, outputs.lengths), classes) for labels, classes in uses if labels is steps[1])
         return losses.sum(axis=1) / jnp.maximum(outputs.lengths, 1).astype(losses.dtype)
 
     return taking_sequences
@@ -81,7 +84,7 @@ def softmax_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
         losses = jnp.where((targets >= 0) & (targets < classes), losses, jnp.nan)
     else:
-        losses = optax.softmax_cross_entropy(outputs, targets)
+        losses = _cross_entropy(outputs, targets)
     return _mean_per_example(losses)
 
 
@@ -92,6 +95,9 @@ def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Args:
       outputs: logits ``[batch, ...]``, floating.
       targets: 0, 1 or probabilities between them, of the same shape, any dtype.
+
+    Raises:
+      ValueError: when the shapes differ.
 
     >>> sigmoid_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]])).tolist()  # log 2
     [0.6931]
@@ -107,6 +113,9 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Args:
       outputs, targets: ``[batch, ...]``, of the same shape.
 
+    Raises:
+      ValueError: when the shapes differ.
+
     >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
     [2.0]
     """
@@ -121,6 +130,9 @@ def absolute_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     Args:
       outputs, targets: ``[batch, ...]``, of the same shape.
 
+    Raises:
+      ValueError: when the shapes differ.
+
     >>> absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])).tolist()
     [1.0]
     """
@@ -134,6 +146,9 @@ def huber(delta: Any = 1.0) -> Loss:
 
     Args:
       delta: where the two meet, positive, in units of the target; may be traced.
+
+    Raises:
+      ValueError: here, for a delta that isn't positive; from the loss, when the shapes differ.
 
     Source: Huber, "Robust estimation of a location parameter" (1964), equation 1.
 
@@ -179,14 +194,14 @@ def label_smoothing(amount: Any) -> Loss:
             known = (targets >= 0) & (targets < classes)
             targets = jnp.where(known[..., None], jax.nn.one_hot(targets, classes, dtype=outputs.dtype), jnp.nan)
         targets = optax.smooth_labels(targets.astype(outputs.dtype), jnp.asarray(amount, outputs.dtype))
-        return _mean_per_example(optax.softmax_cross_entropy(outputs, targets))
+        return _mean_per_example(_cross_entropy(outputs, targets))
 
     return label_smoothing
 
 
 @of_steps
 def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """How far an output is from its side of the margin, ``max(0, 1 - output * sign)``, averaged over an example's.
+    """Zero where an output has the right sign and a size of 1 or more, else ``max(0, 1 - output * sign)``; the mean.
 
     Args:
       outputs: scores ``[batch, ...]``, floating; a positive one says yes. Of several classes ``[batch, ..., classes]``.
@@ -205,9 +220,11 @@ def hinge(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     >>> hinge(jnp.array([[3.0, 2.5, 0.0]]), jnp.array([0])).tolist()
     [0.5]
     """
-    if outputs.ndim > 1 and targets.shape == outputs.shape[:-1]:
+    if outputs.ndim > 1 and outputs.shape[-1] > 1 and targets.shape == outputs.shape[:-1]:
         _are_labels("hinge", outputs, targets)
-        losses = optax.losses.multiclass_hinge_loss(outputs, targets).astype(outputs.dtype)
+        own = jax.nn.one_hot(targets, outputs.shape[-1], dtype=bool)
+        best, other = (jnp.max(outputs, axis=-1, where=of, initial=-jnp.inf) for of in (own, ~own))
+        losses = jnp.maximum(1 + other - best, 0)
         return _mean_per_example(jnp.where((targets >= 0) & (targets < outputs.shape[-1]), losses, jnp.nan))
     _same_shape("hinge", outputs, targets)
     signs = jnp.where(targets > 0, jnp.ones((), outputs.dtype), -jnp.ones((), outputs.dtype))
@@ -246,6 +263,9 @@ def l2(strength: Any, *, where: Where | None = None) -> Callable[[Any], jax.Arra
       strength: non-negative; may be traced. With plain gradient descent it equals a weight decay of ``strength``.
       where: which parameters instead: a function of a parameter's path, such as "head/w" or "3/w", to a bool.
 
+    Raises:
+      ValueError: for a negative strength. TypeError: for a ``where`` that isn't a function.
+
     >>> float(l2(0.1)({"w": jnp.full((2, 2), 2.0), "b": jnp.ones(2)}))
     0.8
     >>> float(l2(0.1, where=lambda path: path == "b")({"w": jnp.full((2, 2), 2.0), "b": jnp.ones(2)}))
@@ -259,7 +279,7 @@ def l1(strength: Any, *, where: Where | None = None) -> Callable[[Any], jax.Arra
 
     Args:
       strength: non-negative; may be traced.
-      where: which parameters instead, as for ``l2``.
+      where: which parameters instead, as for ``l2``; so are the errors.
 
     >>> float(l1(0.1)({"w": jnp.full((2, 2), -2.0), "b": jnp.ones(2)}))
     0.8
@@ -341,6 +361,13 @@ def _are_labels(name: str, outputs: Any, targets: Any) -> bool:
             f"{outputs.shape}, got targets {targets.shape}" + _squeeze_hint(outputs, targets)
         )
     return False
+
+
+def _cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Between distributions; a class that is ruled out by both, its logit -inf and its target 0, adds nothing."""
+    logs = jax.nn.log_softmax(outputs)
+    ruled_out = (targets == 0) & jnp.isneginf(logs)
+    return -jnp.sum(targets * jnp.where(ruled_out, jnp.zeros((), logs.dtype), logs), axis=-1)
 
 
 def _squeeze_hint(outputs: Any, targets: Any) -> str:

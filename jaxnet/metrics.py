@@ -6,12 +6,14 @@ Of outputs that are a ``Sequence`` a metric is the mean over the steps inside, a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnet.hints import propose_attributes
 from jaxnet.losses import _are_labels, _mean_per_example, of_steps
+from jaxnet.sequence import Sequence
 
 
 @of_steps
@@ -20,7 +22,7 @@ def error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
     Args:
       outputs: ``[batch, ..., classes]``, or ``[batch, ..., 1]`` for two classes, where a positive output says class 1.
-        Ties go to the lower class.
+        Ties go to the lower class, and an example with an output that is NaN counts as an error.
       targets: integer labels ``[batch, ...]``, or one of the outputs' shape (1-of-K, or 0 and 1 for a single output).
 
     Raises:
@@ -34,7 +36,8 @@ def error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
         predicted, wanted = outputs[..., 0] > 0, (targets if labels else targets[..., 0]) > 0.5
     else:
         predicted, wanted = jnp.argmax(outputs, axis=-1), targets if labels else jnp.argmax(targets, axis=-1)
-    return _mean_per_example((predicted != wanted).astype(jnp.float32))
+    wrong = (predicted != wanted) | jnp.isnan(outputs).any(axis=-1)
+    return _mean_per_example(wrong.astype(jnp.float32))
 
 
 def top_k_error(k: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -74,7 +77,7 @@ def top_k_error(k: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return top_k_error
 
 
-def confusion_matrix(outputs: jax.Array, targets: jax.Array, classes: int) -> jax.Array:
+def confusion_matrix(outputs: Any, targets: Any, classes: int) -> jax.Array:
     """How many examples of each class were taken for which: ``[classes, classes]``, int32, true class first.
 
     Not a metric of a ``Trial``, which has one number an example; it is for ``predict``'s outputs.
@@ -82,7 +85,9 @@ def confusion_matrix(outputs: jax.Array, targets: jax.Array, classes: int) -> ja
     Args:
       outputs: ``[batch, ..., classes]``, floating, of which the largest is the prediction (a single output for two
         classes says 1 where it's positive); or predicted labels, integers of the shape of ``targets``.
-      targets: integer labels ``[batch, ...]``, or 1-of-K of the outputs' shape. What is out of range isn't counted.
+        Of a ``Sequence`` the steps inside count.
+      targets: integer labels ``[batch, ...]``, or 1-of-K of the outputs' shape. What is out of range isn't counted, nor
+        outputs that are NaN.
       classes: how many there are, an integer.
 
     Raises:
@@ -93,6 +98,10 @@ def confusion_matrix(outputs: jax.Array, targets: jax.Array, classes: int) -> ja
     """
     if isinstance(classes, bool) or not hasattr(classes, "__index__") or int(classes) < 2:
         raise ValueError(f"confusion_matrix: classes must be an integer of at least 2, got {classes!r}")
+    inside: Any = True
+    if isinstance(outputs, Sequence):
+        targets = targets.values if isinstance(targets, Sequence) else targets
+        outputs, inside = outputs.values, outputs.mask
     if jnp.issubdtype(outputs.dtype, jnp.integer):
         if outputs.shape != targets.shape or not jnp.issubdtype(targets.dtype, jnp.integer):
             raise ValueError(
@@ -106,10 +115,12 @@ def confusion_matrix(outputs: jax.Array, targets: jax.Array, classes: int) -> ja
         if not single and outputs.shape[-1] != classes:
             raise ValueError(f"confusion_matrix: expected outputs [..., {classes}], got {outputs.shape}")
         predicted = (outputs[..., 0] > 0).astype(jnp.int32) if single else jnp.argmax(outputs, axis=-1)
+        predicted = jnp.where(jnp.isnan(outputs).any(axis=-1), -1, predicted)
         if not labels:
             targets = (targets[..., 0] > 0.5).astype(jnp.int32) if single else jnp.argmax(targets, axis=-1)
+    targets, predicted = (jnp.asarray(labels).astype(jnp.int32) for labels in (targets, predicted))
     known = (targets >= 0) & (targets < classes) & (predicted >= 0) & (predicted < classes)
-    cells = jnp.where(known, targets * classes + predicted, classes**2).astype(jnp.int32)
+    cells = jnp.where(known & inside, targets * classes + predicted, classes**2)
     return jnp.bincount(cells.ravel(), length=classes**2 + 1)[:-1].reshape(classes, classes).astype(jnp.int32)
 
 

@@ -26,7 +26,7 @@ class Sequence:
     Args:
       values: ``[batch, time, ...]``. What lies past an end is never read, so for a layer it may be anything, NaN too;
         ``fit`` and the searches, which refuse data that aren't finite, want numbers there as everywhere.
-      lengths: ``[batch]``, int32, each in [0, time]. Not uint8, which ``fit`` takes for pixels.
+      lengths: ``[batch]``, integers in [0, time], as a rule int32. Not uint8, which ``fit`` takes for pixels.
 
     >>> sequence = Sequence(jnp.ones((2, 3, 1)), jnp.array([3, 1]))
     >>> sequence.mask.tolist()
@@ -40,6 +40,11 @@ class Sequence:
     def mask(self) -> jax.Array:
         """Which time steps are inside: ``[batch, time]``, bool."""
         return jnp.arange(self.values.shape[1])[None, :] < self.lengths[:, None]
+
+    @property
+    def steps(self) -> jax.Array:
+        """The lengths as int32, to calculate with: in int8 a product of two goes past the end."""
+        return jnp.asarray(self.lengths).astype(jnp.int32)
 
     def replace(self, values: jax.Array, fill: float = 0.0) -> Sequence:
         """The same lengths with other values ``[batch, time, ...]``, zero (or ``fill``) past each end."""

@@ -27,10 +27,10 @@ _BLOCK = 256  # examples that are copied from arrays at a time, so that a window
 class Stream:
     """Examples that are read as training comes to them, given to ``fit`` or a search in place of ``(inputs, targets)``.
 
-    They may be validated with, too, and ``evaluate`` and ``predict`` (which leaves the targets alone) take them. An
-    epoch is trained window by window: while one is trained on, the next goes to the device, and the one after that is
-    read on a thread. Batches, their order and all results are those of the same data in memory (bit for bit where the
-    compiler does the same arithmetic for both, else to rounding); all lanes that run at once share the windows.
+    A stream can also be the validation data, and be given to ``evaluate`` and ``predict``, which ignores the targets.
+    An epoch is trained window by window: while one is trained on, the next goes to the device, and the one after that
+    is read on a thread. Batches, their order and all results are those of the same data in memory (bit for bit where
+    the compiler does the same arithmetic for both, else to rounding); all lanes that run at once share the windows.
 
     Args:
       source: what is read, of one of three kinds. All examples have one shape and dtype.
@@ -83,7 +83,7 @@ class Stream:
         self.window: int = int(window)
         self.name: str = "stream"
         self._paired = isinstance(source, tuple)
-        self._labels: dict[int, int] = {}
+        self._labels: dict[tuple[int, int | None], int] = {}
         self._lock = threading.Lock()  # sources needn't bear several readers, such as the chunks of a search on a CPU
         self._counted = examples is None
         self.marks: dict[int, int] | None = None  # check sums of epochs, by which they must be the same each time
@@ -148,9 +148,13 @@ class Stream:
         own.name, own._labels = name, {}
         return own
 
-    def expect_labels(self, leaf: int, classes: int) -> None:
-        """From now on, integers of the targets' leaf of this number must lie in [0, classes)."""
-        self._labels[leaf] = min(classes, self._labels.get(leaf, classes))
+    def expect_labels(self, leaf: int, classes: int, lengths: int | None = None) -> None:
+        """From now on, integers of the targets' leaf of this number must lie in [0, classes).
+
+        Args:
+          lengths: None, or the number of the inputs' leaf that tells how many steps of each example count.
+        """
+        self._labels[leaf, lengths] = min(classes, self._labels.get((leaf, lengths), classes))
 
     def read(self, rows: np.ndarray, shapes: Data, epoch: Any = None) -> Data:
         """Some examples as NumPy arrays, filled up with zeros to the length of ``shapes``; with their dtypes.
@@ -173,9 +177,8 @@ class Stream:
                         f"{self.name}: example {rows[row]} has entries that are NaN or infinite. Leave it out, or fill "
                         f"them in (numpy.nan_to_num)"
                     )
-        targets = jax.tree.leaves(made[1])
-        for i, classes in self._labels.items():
-            labels = targets[i][: len(rows)]
+        for (i, lengths), classes in self._labels.items():
+            labels = labels_inside(made, i, lengths)[: len(rows)]
             try:
                 check_labels(labels, classes)
             except ValueError as error:
@@ -407,6 +410,15 @@ def run_parts(step: Callable[[int, Any, Any], tuple[Any, Any]], carry: Any, part
 def as_source(data: Any, name: str) -> Data | Stream:
     """A stream as it is, under its name; else ``as_data``."""
     return data.named(name) if isinstance(data, Stream) else as_data(data, name)
+
+
+def labels_inside(data: Data, leaf: int, lengths: int | None) -> np.ndarray:
+    """The targets' leaf of this number on the host; where lengths are given, as for ``expect_labels``, 0 past them."""
+    labels = np.asarray(jax.tree.leaves(data[1])[leaf])
+    if lengths is None:
+        return labels
+    inside = np.arange(labels.shape[1]) < np.asarray(jax.tree.leaves(data[0])[lengths])[:, None]  # [batch, time]
+    return np.where(inside.reshape(*inside.shape, *[1] * (labels.ndim - 2)), labels, np.zeros((), labels.dtype))
 
 
 def shapes_of(data: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -16,17 +17,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from jaxnet.callback import Callback, check_callbacks
-from jaxnet.data import Data, as_arrays, as_floats, as_key, check_count, input_spec
+from jaxnet.data import Data, as_floats, as_key, check_count, checked, input_spec
 from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.losses import check_labels, label_uses
 from jaxnet.ops import compiling
+from jaxnet.ops.random import threefry_key
 from jaxnet.ops.reductions import counting_rows
 from jaxnet.ops.scan import guarded_steps, scan_steps
-from jaxnet.stream import Parts, Stream, as_source, batch_count, each_window, parts_feeder, run_parts, shapes_of
+from jaxnet.sequence import Sequence
+from jaxnet.stream import (
+    Parts,
+    Stream,
+    as_source,
+    batch_count,
+    each_window,
+    labels_inside,
+    parts_feeder,
+    run_parts,
+    shapes_of,
+)
 
 
 def evaluation_batch() -> int:
@@ -46,17 +60,20 @@ class Trial:
     Args:
       net: the network, a ``Layer``.
       loss: ``(outputs, targets) -> [batch]``, one number for each example; its mean is minimised.
-      optimizer: any optax transformation; its learning rate, momentum and so on may be traced.
+      optimizer: any optax transformation; its learning rate, momentum and so on may be traced. ``update`` gets
+        ``value``, ``grad`` and ``value_fn`` if it takes them; those that want more (sophia's ``obj_fn``, opaque sam's
+        ``grad_fn``), or parameters of their own kind (lookahead), can't be used.
       metric: ``(outputs, targets) -> [batch]``, reported beside the loss, and what a search minimises on the validation
         data; without one it minimises the loss.
       penalty: ``params -> scalar``, added to the mean loss (``losses.l2``).
       batch_size: examples in a step, an integer or a ``Size``. The last batch of an epoch has what is left.
       augment: ``(key, inputs) -> inputs``, applied to each batch in training only.
       loss_limit: a batch's mean loss above which training counts as diverged, as it always does when the loss or a
-        parameter is no longer finite; may be traced. The default, infinity, adds no limit.
+        parameter is no longer finite, or the sum of an array of them (in float32, above 3e38); may be traced. The
+        default, infinity, adds no limit.
 
     Raises:
-      TypeError, ValueError: for a part of the wrong kind, or a batch size below 1.
+      TypeError, ValueError: for a part of the wrong kind, a batch size below 1, or a loss limit that is NaN.
 
     >>> import jaxnet as jn
     >>> trial = Trial(net=jn.dense(1), loss=jn.losses.squared_error, optimizer=optax.sgd(0.1), batch_size=32)
@@ -86,16 +103,22 @@ class Trial:
         check_features("Trial", self.batch_size, "batch_size")
         if not hasattr(self.loss_limit, "__float__"):
             raise TypeError(f"Trial: loss_limit must be a number, got {self.loss_limit!r}")
+        if isinstance(self.loss_limit, (float, np.floating)) and math.isnan(self.loss_limit):
+            raise ValueError("Trial: loss_limit must be a number, got nan, above which no loss is; leave it out")
 
 
 class Program(NamedTuple):
     """What a search runs: three pure functions of one trial, which it vmaps over lanes.
 
     ``init(hp, key) -> carry``; ``advance(hp, carry, key) -> carry``, one unit of budget (an epoch, say); and
-    ``evaluate(hp, carry) -> {"score": ..., ...}``, scalars of which ``score`` is minimised. The key is the trial's own.
+    ``evaluate(hp, carry) -> {"score": ..., ...}``, numbers of the shape () of which ``score`` is minimised; their names
+    are neither those of hyperparameters nor ``id``, ``status``, ``units`` or ``score_error``, columns of the results.
+    The key is the trial's own. Where ``fit`` sees Python floats, ``hp`` has traced float32 scalars.
 
     With ``feed``, a function on the host ``unit -> tree of arrays``, ``advance`` and ``evaluate`` get the unit's tree
-    as one more argument, the same for all lanes: data and batch order, which must not be captured as constants.
+    as one more argument, the same for all lanes: data and batch order, which must not be captured as constants. It is
+    called for each unit of each chunk. JAX arrays that come again are on the devices already; NumPy's are copied each
+    time, so that one buffer may be filled anew.
 
     A lane whose score or carry goes non-finite is frozen at its last finite unit and marked diverged. A program that
     notices earlier says so in ``evaluate``, as ``"diverged"``: the step (int, -1 while all is well).
@@ -126,9 +149,12 @@ class Carry(NamedTuple):
 class Fitted(NamedTuple):
     """What ``fit`` returns.
 
-    ``params`` and ``state`` are the network's; ``curve`` has a float64 array ``[epochs]`` for each measure
-    (``train_loss``, ``validation_error``, ...); ``diverged`` is the step at which training was frozen because the loss
-    or a parameter was no longer finite (``params`` are then the last finite ones), or None.
+    ``params`` and ``state`` are the network's. ``curve`` has a float64 array ``[epochs]`` for each measure, in
+    alphabetical order: ``train_error``, ``train_loss``, ``validation_error``, ``validation_loss`` for a trial whose
+    metric is called ``error``; without a metric, or validation data, fewer. ``diverged`` is the step at which training
+    was frozen because the loss or a parameter was no longer finite (``params`` are then the last finite ones), or None.
+    The epoch of that step is the last in the curve, measured up to the step: training measures are NaN where it is the
+    epoch's first. A search has NaN there.
     """
 
     params: Any
@@ -147,7 +173,7 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, key: jax.Array) -> Keys:
         """Those of a key."""
-        return cls(*_three(as_key(key)))
+        return cls(*_three(threefry_key(as_key(key))))
 
     def init(self, trial_id: Any) -> jax.Array:
         """Of a trial's first parameters."""
@@ -175,6 +201,10 @@ def fit(
     The same jitted epoch as a search's, with the data on the device and one host synchronisation an epoch. ``fit`` of
     row ``i`` of a search, with the search's key and ``trial_id=i``, gives that row's curve again, to rounding.
 
+    It is compiled once for a ``Trial``, the very object, and shapes of data: with other keys, ids, epochs or numbers of
+    the same shapes nothing is compiled. A trial made anew, as by another call of ``trial(hp)``, is compiled anew. The
+    programs of the last 16 are kept, and with them the trials and what their functions capture.
+
     Args:
       trial: what to train; its sizes must be integers here.
       train: ``(inputs, targets)``, each an array or a tree of arrays with examples on the first axis. uint8 inputs are
@@ -191,7 +221,7 @@ def fit(
 
     Raises:
       ValueError, TypeError: before training, for data that are empty, not finite, of different lengths, fewer than a
-        batch, labels out of range, or shapes that the network, loss or metric can't take.
+        batch, labels out of range, or shapes that the network, loss or metric can't take; and inside jax.jit.
 
     >>> import jaxnet as jn
     >>> x = np.linspace(-1, 1, 64, dtype=np.float32)[:, None]
@@ -201,10 +231,12 @@ def fit(
     (3.0, 1.0, 20)
     """
     check_count("epochs", epochs)
-    callbacks = check_callbacks(callbacks)
+    check_count("trial_id", trial_id, least=0)
+    callbacks, keys = check_callbacks(callbacks), Keys.of(key)
+    if isinstance(keys.order, Tracer):  # as all that JAX computes there
+        raise TypeError("fit: call it outside of jax.jit, jax.vmap and jax.grad; it runs on the host, and jits itself")
     train, validation = as_source(train, "train"), None if validation is None else as_source(validation, "validation")
     check_trial(trial, train, validation)
-    keys = Keys.of(key)
     examples = batch_count(train), None if validation is None else batch_count(validation)
     init, advance = _compiled(trial, input_spec(shapes_of(train)[0]), *examples, shuffle)
     feed = parts_feeder(train, validation, keys.order, shuffle, int(trial.batch_size), evaluation_batch())
@@ -273,7 +305,8 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
       net, params, state: the network and its trees.
       inputs: an array or tree of arrays with examples on the first axis, as for ``fit`` (uint8 are pixels); or a
         ``jn.Stream``, of which the inputs are taken, in its own order.
-      batch_size: the most examples at a time; bounds memory, changes no result. By default 1,000, and 200 on a CPU,
+      batch_size: the most examples at a time; bounds memory, changes no result: what is on the host goes to the device
+        batch by batch, and outputs are there of two batches at most. By default 1,000, and 200 on a CPU,
         where convolutions are much faster so; for small networks more are a little faster.
 
     Raises:
@@ -292,12 +325,13 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
             made = _stream_predictor(net, min(batch_size, len(stream), stream.window))(params, state, window)
             outputs.append(jax.tree.map(operator.itemgetter(slice(len(stream) - before)), jax.device_get(made)))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
-    inputs = as_arrays(inputs, "inputs")
+    inputs = checked(inputs, "inputs")
     length = len(jax.tree.leaves(inputs)[0])
     outputs = []
     for start in range(0, length, batch_size):
         batch = jax.tree.map(operator.itemgetter(slice(start, start + batch_size)), inputs)
         outputs.append(_predictor(net)(params, state, batch))
+        outputs[-2:-1] = jax.device_get(outputs[-2:-1])  # those before come to the host while these are computed
     return jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(outputs))
 
 
@@ -324,13 +358,18 @@ def patience(epochs: int, measure: str = "validation_loss") -> Callable[[dict[st
 
     Args:
       epochs: at least 1.
-      measure: by its name in the curve.
+      measure: by its name in the curve; NaN is no value.
 
     >>> patience(2)({"validation_loss": np.array([0.5, 0.4, 0.4, 0.6])})
     True
     """
     check_count("epochs", epochs)
-    return lambda curve: len(_measure(curve, measure)) - 1 - int(np.nanargmin(_measure(curve, measure))) >= epochs
+
+    def stop(curve: dict[str, np.ndarray]) -> bool:
+        values = np.append(np.inf, _measure(curve, measure))  # the first stands for a time without a value
+        return len(values) - 1 - int(np.nanargmin(values)) >= epochs
+
+    return stop
 
 
 def check_trial(trial: Trial, train: Data | Stream | None, validation: Data | Stream | None) -> None:
@@ -344,6 +383,8 @@ def check_trial(trial: Trial, train: Data | Stream | None, validation: Data | St
         raise TypeError(f"expected a jn.Trial, got {trial!r}")
     if isinstance(trial.batch_size, Size):
         trial.batch_size.__index__()
+    if trial.metric is not None and function_name(trial.metric) == "loss":
+        raise ValueError("a metric called 'loss' would take the loss's place among the measures; call it otherwise")
     for name, data in (("train", train), ("validation", validation)):
         if data is None:
             continue
@@ -351,23 +392,29 @@ def check_trial(trial: Trial, train: Data | Stream | None, validation: Data | St
         if name == "train" and trial.batch_size > batch_count(data):
             raise ValueError(_too_large_batch(trial.batch_size, batch_count(data)))
 
-        def outputs(inputs=inputs):
-            params, state, out = trial.net.init(jax.random.key(0), input_spec(inputs))
-            batch = jax.tree.map(lambda a: jnp.zeros((2, *a.shape[1:]), a.dtype), inputs)
-            outputs, _ = trial.net.apply(params, state, as_floats(batch))
-            return outputs, out
+        passed: dict[int, int] = {}  # which leaves of the outputs are leaves of the inputs, such as lengths
 
-        made, out = jax.eval_shape(outputs)
+        def outputs(batch, passed=passed):
+            params, state, out = trial.net.init(jax.random.key(0), input_spec(batch))
+            batch = as_floats(batch)
+            outputs, _ = trial.net.apply(params, state, batch)
+            own = {id(leaf): j for j, leaf in enumerate(jax.tree.leaves(batch))}
+            passed.update({k: own[id(leaf)] for k, leaf in enumerate(jax.tree.leaves(outputs)) if id(leaf) in own})
+            return outputs, out, params
+
+        two_inputs, two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (inputs, targets))
+        made, out, params = jax.eval_shape(outputs, two_inputs)
         if any(getattr(spec, "active", None) is not None for spec in jax.tree.leaves(out, is_leaf=_is_spec)):
             raise ValueError("the network's last layer has a Size; its number of outputs must be an integer")
-        two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), targets)
+        if name == "train":
+            _check_penalty_and_augment(trial, params, inputs)
         for role, function in (("loss", trial.loss), ("metric", trial.metric)):
             if function is not None:
-                for i, classes in _labels(role, function, made, two):
+                for i, classes, lengths in _labels(role, function, made, two, passed):
                     if isinstance(data, Stream):
-                        data.expect_labels(i, classes)
+                        data.expect_labels(i, classes, lengths)
                     else:
-                        check_labels(jax.device_get(jax.tree.leaves(data[1])[i]), classes)
+                        check_labels(labels_inside(data, i, lengths), classes)
 
 
 def supervised(
@@ -441,7 +488,9 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         (loss, (losses, outputs, state)), gradient = jax.value_and_grad(objective, has_aux=True)(carry.params)
         optimizer = optax.with_extra_args_support(trial.optimizer)
         extra = {"value": loss, "grad": gradient, "value_fn": lambda params: objective(params)[0]}
+        extra = _taken(optimizer.update, extra)
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.params, **extra)
+        optimizer_state = _as_wide_as(carry.optimizer, optimizer_state)
         params = optax.apply_updates(carry.params, updates)
 
         total = jnp.sum(losses)
@@ -459,7 +508,8 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
 
     def healthy(carry):
         # A sum is finite only if all its terms are, and is one pass over the parameters; in float32, which holds the
-        # sum of any float16 numbers.
+        # sum of any float16 numbers. That of parameters near the end of float32 may not be, which is divergence enough:
+        # to look at each number by itself takes twice the time on a CPU, and memory where it isn't fused.
         sums = [jnp.sum(leaf, dtype=jnp.promote_types(leaf.dtype, "float32")) for leaf in _floats(carry[:2])]
         return jnp.isfinite(sum(sums, start=carry.totals["loss"]))
 
@@ -500,7 +550,9 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         trial = make_trial(hp)
         measures = _means(trial, carry.totals, "train_")
         if validation_examples is not None:
-            measures |= _means(trial, carry.validation, "validation_")
+            # 0 until a stream's come to be measured: NaN would be divergence.
+            measured = carry.validation | {"examples": jnp.maximum(carry.validation["examples"], 1)}
+            measures |= _means(trial, measured, "validation_")
             measures["score"] = list(measures.values())[-1]  # the validation metric, or the loss where there is none
             bad = (carry.diverged < 0) & ~jnp.isfinite(measures["score"])
             return measures | {"diverged": jnp.where(bad, carry.step, carry.diverged)}
@@ -547,8 +599,8 @@ def _no_totals(trial: Trial) -> dict[str, jax.Array]:
 
 
 def _means(trial: Trial, totals: dict[str, Any], prefix: str) -> dict[str, jax.Array]:
-    """Loss first, then the metric under its function's name."""
-    examples = jnp.maximum(totals["examples"], 1)
+    """Loss first, then the metric under its function's name; NaN, and no perfect 0, where no example was counted."""
+    examples = totals["examples"]
     means = {f"{prefix}loss": totals["loss"] / examples}
     if trial.metric is not None:
         means[prefix + function_name(trial.metric)] = totals["metric"] / examples
@@ -556,26 +608,68 @@ def _means(trial: Trial, totals: dict[str, Any], prefix: str) -> dict[str, jax.A
 
 
 def _one_per_example(role: str, function, outputs, targets, valid) -> jax.Array:
-    """``function(outputs, targets)`` ``[batch]``, zero where an entry isn't a valid example."""
+    """``function(outputs, targets)`` ``[batch]``, zero where there is no valid example; floats at least float32."""
     values = function(outputs, targets)
     if values.shape != valid.shape:
         raise ValueError(
             f"the {role} {function_name(function)!r} must return one number for each example, shape [batch] "
             f"{valid.shape}, got {values.shape}; average over the other axes, not over the batch"
         )
+    if jnp.issubdtype(values.dtype, jnp.floating):  # sums over a batch pass float16's end, and bfloat16's 8 bits
+        values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return jnp.where(valid, values, jnp.zeros((), values.dtype))
 
 
-def _labels(role: str, function: Any, outputs: Any, targets: Any) -> list[tuple[int, int]]:
-    """Which leaves of ``targets`` a loss or metric takes for labels, and of how many classes; by tracing it."""
+def _check_penalty_and_augment(trial: Trial, params: Any, inputs: Any) -> None:
+    """Raises unless they return what a step needs, by tracing them with the shapes of a training batch."""
+    if trial.penalty is not None:
+        made = jax.eval_shape(trial.penalty, params)
+        if getattr(made, "shape", None) != ():
+            raise ValueError(
+                f"the penalty {function_name(trial.penalty)!r} must return one number, of shape (), got {made}; "
+                f"sum over what it has of all parameters"
+            )
+    if trial.augment is not None:
+        size = int(trial.batch_size)
+        batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype), inputs)
+        batch = jax.eval_shape(as_floats, batch)
+        made = jax.eval_shape(trial.augment, jax.random.key(0), batch)
+        same = jax.tree.structure(made) == jax.tree.structure(batch)
+        if not same or {leaf.shape[:1] for leaf in jax.tree.leaves(made)} != {(size,)}:
+            raise ValueError(
+                f"augment must return as many inputs as it is given, in the same structure: {batch}, got {made}"
+            )
+
+
+def _labels(
+    role: str, function: Any, outputs: Any, targets: Any, passed: Mapping[int, int]
+) -> list[tuple[int, int, int | None]]:
+    """Which leaves of ``targets`` a loss or metric takes for labels, and of how many classes; by tracing it.
+
+    Third, where they are labels of a ``Sequence``'s steps, which leaf of the inputs has the lengths, as ``passed``
+    tells for each leaf of the outputs. Where none has, they can't be checked beforehand.
+    """
     found = []
 
     def traced(outputs, targets, valid):
         with label_uses() as uses:
             values = _one_per_example(role, function, outputs, targets, valid)
-        leaves = jax.tree.leaves(targets)
-        # A single output says yes or no, so its labels aren't in [0, 1).
-        found.extend((i, n) for labels, n in uses if n > 1 for i, leaf in enumerate(leaves) if leaf is labels)
+        for labels, classes in uses:
+            if classes == 1:  # says yes or no to a metric
+                if role == "loss":
+                    raise ValueError(
+                        f"the loss {function_name(function)!r} takes labels of several classes, but one output has no "
+                        f"softmax; use losses.sigmoid_cross_entropy, with targets of the outputs' shape: "
+                        f"targets[..., None]"
+                    )
+                continue
+            lengths = None
+            if isinstance(labels, Sequence):
+                places = [k for k, leaf in enumerate(jax.tree.leaves(outputs)) if leaf is labels.lengths]
+                labels, lengths = labels.values, passed.get(places[0]) if places else None
+                if lengths is None:
+                    continue
+            found.extend((i, classes, lengths) for i, leaf in enumerate(jax.tree.leaves(targets)) if leaf is labels)
         return values
 
     jax.eval_shape(traced, outputs, targets, jax.ShapeDtypeStruct((2,), bool))
@@ -594,12 +688,27 @@ def _three(key: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(jax.random.split(key, 3))
 
 
+def _taken(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that the function takes."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return options
+    return {parameter.name: options[parameter.name] for parameter in parameters if parameter.name in options}
+
+
 def _is_spec(value: Any) -> bool:
     return isinstance(value, Spec)
 
 
 def _floats(tree: Any) -> list[jax.Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
+def _as_wide_as(before: Any, tree: Any) -> Any:
+    """The tree with floats of the dtypes before: a traced momentum is float32, and would widen a bfloat16's trace."""
+    return jax.tree.map(
+        lambda old, new: jnp.asarray(new, old.dtype) if jnp.issubdtype(old.dtype, jnp.floating) else new, before, tree
+    )
 
 
 def _where(condition: jax.Array, yes: Any, no: Any) -> Any:

@@ -25,7 +25,7 @@ def table() -> str:
     ]
     source = pathlib.Path(jn.__file__).read_text()
     modules: dict[str, list[str]] = {}
-    for module, name in re.findall(r"^from (jaxnet\.(?:layers\.\w+|combinators)) import (\w+) as", source, re.M):
+    for module, name in re.findall(r"^ *from (jaxnet\.(?:layers\.\w+|combinators)) import (\w+) as", source, re.M):
         modules.setdefault(module, []).append(name)
     for module, names in modules.items():
         heading = (inspect.getdoc(sys.modules[module]) or "").split("\n")[0]
@@ -33,7 +33,7 @@ def table() -> str:
         lines += ["| layer | |", "| --- | --- |"]
         for name in names:
             value = getattr(jn, name)
-            text = (value.__doc__ if callable(value) else _attribute_doc(module, name)) or ""
+            text = (_attribute_doc(module, name) if isinstance(value, jn.Layer) else value.__doc__) or ""
             first = " ".join(text.strip().split("\n\n")[0].split()).replace("|", "\\|")
             lines.append(f"| `{_call(name)}` | {first} |")
     return "\n".join(lines) + "\n"
@@ -41,7 +41,7 @@ def table() -> str:
 
 def _call(name: str) -> str:
     value = getattr(jn, name)
-    if not callable(value):
+    if isinstance(value, jn.Layer):
         return name
     arguments = []
     for parameter in inspect.signature(value).parameters.values():

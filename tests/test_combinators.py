@@ -202,6 +202,12 @@ def test_trees_of_another_network_are_refused(key):
         net.apply(params, (*state, ()), x)
     with pytest.raises(ValueError, match=r"expected params for the children \['a', 'b'\], got \['a', 'c'\]"):
         named.apply({"a": params[0], "c": params[1]}, {"a": (), "b": ()}, x)
+    with pytest.raises(ValueError, match=r"expected params for the children \[0, 1\], got a NoneType"):
+        net.apply(None, state, x)
+    with pytest.raises(ValueError, match=r"expected params for the children \[0, 1\], got \['w', 'b'\]"):
+        net.apply(params[0], state, x)
+    with pytest.raises(ValueError, match=r"expected params for the children \['a', 'b'\], got a tuple of 2"):
+        named.apply(params, {"a": (), "b": ()}, x)
 
 
 # Side by side
@@ -630,3 +636,33 @@ def test_time_distributed_wants_a_time_axis(key):
     params, state, _ = jn.time_distributed(jnp.tanh).init(key, (3,))
     with pytest.raises(ValueError, match=r"time_distributed: expected x of shape \[batch, time, ...\], got \(3,\)"):
         jn.time_distributed(jnp.tanh).apply(params, state, jnp.ones(3))
+
+
+def test_the_scale_of_float16_changes_no_tangent_and_no_gradient_of_the_state(key):
+    """What is small must not be divided before it is cast; and the state leaves the layer scaled as outputs do."""
+    x, along = jnp.ones((1, 3)), jnp.array([[1e-4, -2e-4, 3.3e-5]])
+    moving = jax.random.normal(key, (8, 3))
+
+    def both(dtype):
+        dense = jn.with_dtype(jn.dense(2), dtype)
+        params, state, _ = dense.init(key, (3,))
+        _, tangent = jax.jvp(lambda x: dense.apply(params, state, x)[0], (x,), (along,))
+        norm = jn.with_dtype(jn.serial(jn.dense(4), jn.batch_norm()), dtype)
+        params, state, _ = norm.init(key, (3,))
+
+        def of_state(params, state):
+            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(norm.apply(params, state, moving, train=True)[1]))
+
+        by_params, by_state = jax.grad(of_state, argnums=(0, 1))(params, state)
+        return tangent, by_params[0]["w"], by_state
+
+    run = jax.jit(both, static_argnums=0)
+    for half, full in zip(*(jax.tree.leaves(run(dtype)) for dtype in ("float16", "float32")), strict=True):
+        np.testing.assert_allclose(half, full, rtol=0.02, atol=1e-4 * np.abs(full).max())
+
+
+def test_a_repeated_layer_that_changes_the_dtype_is_refused(key):
+    net = jn.repeat(jn.dense(4), 2)
+    params, state, _ = net.init(key, (4,))
+    with pytest.raises(ValueError, match=r"repeat > dense: .*of bfloat16 it made float32. Try x.astype\(float32\)"):
+        net.apply(params, state, jnp.ones((2, 4), jnp.bfloat16))

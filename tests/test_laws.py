@@ -16,7 +16,7 @@ import jaxnet as jn
 from jaxnet.combinators import as_layer
 from jaxnet.ops import compiling, reductions
 from jaxnet.ops.lowering import lowered_as
-from jaxnet.ops.parameters import making_masks, unpad
+from jaxnet.ops.parameters import making_masks, parameter_masks, unpad
 from jaxnet.sequence import on_features
 
 
@@ -366,28 +366,6 @@ def test_a_second_call_compiles_nothing(case, network):
     assert network.traces.count(x.shape) == 1
 
 
-def test_vmap_over_lanes_equals_a_loop(case):
-    """Each lane has its own size, key and weights; inputs are shared; the layer is made anew inside, as in a search."""
-    x = draw(case, (3, *case.shape))
-
-    def lane(value, key):
-        layer = case.make(jn.Size(6, value))
-        params, state, _ = layer.init(key, case.shape)
-
-        def total(params, x):
-            y, _ = layer.apply(params, state, x, key=key, train=True)
-            return jnp.sum(jnp.sin(y)), y
-
-        gradient, y = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
-        return params, state, y, y == 0, gradient
-
-    values, keys = jnp.array([2, 5, 6], jnp.int32), jax.random.split(jax.random.key(3), 3)
-    together = jax.tree.map(np.asarray, jax.jit(jax.vmap(lane))(values, keys))
-    single = jax.jit(lane)
-    for i in range(3):
-        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), single(values[i], keys[i]))
-
-
 def test_gradients_equal_finite_differences(case, network, key, x64):
     if case.rounds:
         pytest.skip("it computes in another dtype than float64; tests/test_combinators.py compares its gradients")
@@ -509,9 +487,9 @@ def test_evaluation_can_be_traced_for_any_number_of_examples(case):
 # Sizes: the law of the inactive unit, and what follows from it.
 
 MASKS = {
-    "first": ([True, True, True, False, False], 5),
-    "gaps": ([False, True, True, False, True], 9),
-    "one": ([False, False, False, False, True], 4),
+    "first": [True, True, True, False, False],
+    "gaps": [False, True, True, False, True],
+    "one": [False, False, False, False, True],
 }
 
 
@@ -526,24 +504,16 @@ class Run(NamedTuple):
     dx: Any
 
 
-def run_everything(layer, spec, x):
-    """-> (Run, the spec of the outputs, which of their features are active)."""
-    with making_masks():  # not jitted: masks whose entries are known are compared with one another
-        *_, out = layer.init(jax.random.key(0), spec)
-    on = np.ones(out.shape[-1], bool) if out.active is None else np.asarray(out.active)
+def run_everything(layer, spec, x, key, on):
+    """``on`` says which features of the outputs are active, of others nothing comes back to the gradients."""
+    params, state, _ = layer.init(key, spec)
 
-    @jax.jit
-    def run(key, x):
-        params, state, _ = layer.init(key, spec)
+    def total(params, x):
+        y, _ = layer.apply(params, state, x, key=key, train=True)
+        return jnp.sum(jnp.where(on, jnp.sin(y), 0)), y
 
-        def total(params, x):
-            y, _ = layer.apply(params, state, x, key=key, train=True)
-            return jnp.sum(jnp.sin(y[..., on])), y
-
-        (d_params, dx), training = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
-        return Run(params, state, layer.apply(params, state, x)[0], training, d_params, dx)
-
-    return jax.tree.map(np.asarray, run(jax.random.key(0), x)), out, on
+    (d_params, dx), training = jax.grad(total, argnums=(0, 1), has_aux=True)(params, x)
+    return Run(params, state, layer.apply(params, state, x)[0], training, d_params, dx)
 
 
 @pytest.fixture(scope="module")
@@ -552,23 +522,42 @@ def narrow(case):
 
     @functools.cache
     def make(features):
-        spec = jn.Spec((*case.shape[:-1], features))
+        layer, spec = case.make(4), jn.Spec((*case.shape[:-1], features))
         x = draw(case, (3, *spec.shape))
-        return case.make(4), spec, x, *run_everything(case.make(4), spec, x)
+        run = jax.jit(lambda x, key: run_everything(layer, spec, x, key, True))(x, jax.random.key(0))
+        return layer, spec, x, jax.tree.map(np.asarray, run)
 
     return make
 
 
-@pytest.mark.parametrize("mask, bound", MASKS.values(), ids=MASKS.keys())
-def test_padded_equals_narrow(case, narrow, mask, bound):
-    """Whatever the bound and wherever the gaps: the same draws, active outputs and gradients; zeros between them."""
+BOUND = 6
+
+
+@pytest.fixture(scope="module")
+def padded(case):
+    """A function of a width, active input features, an input and a key, of a layer that has room for six units.
+
+    It is traced with all of them unknown, so one program runs every width and mask, and another one lanes of them.
+    """
+
+    def run(value, mask, x, key):
+        layer, spec = case.make(jn.Size(BOUND, value)), jn.Spec(case.shape, active=mask)
+        *_, out = layer.init(key, spec)
+        on = jnp.ones(out.shape[-1], bool) if out.active is None else out.active
+        return run_everything(layer, spec, x, key, on), on, parameter_masks(layer, spec)
+
+    return run, jax.jit(run)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+def test_padded_equals_narrow(case, narrow, padded, mask):
+    """Wherever the gaps: the same draws, active outputs and gradients; zeros between them."""
     active = np.array(mask)
     assert case.shape[-1] == len(active)
-    narrow_layer, narrow_spec, x, run, out, _ = narrow(int(active.sum()))
-    padded, spec = case.make(jn.Size(bound, 4)), jn.Spec(case.shape, active=jnp.asarray(active))
+    narrow_layer, narrow_spec, x, run = narrow(int(active.sum()))
     wide_x = np.zeros((3, *case.shape), np.float32)
     wide_x[..., active] = x
-    wide, wide_out, on = run_everything(padded, spec, wide_x)
+    wide, on, (masks, state) = jax.tree.map(np.asarray, padded[1](np.int32(4), active, wide_x, jax.random.key(0)))
 
     # unpad, for networks whose input is padded too, of the parameters and of their gradients at once
     def twice(layer, spec):
@@ -578,15 +567,15 @@ def test_padded_equals_narrow(case, narrow, mask, bound):
 
         return layer._replace(init=init)
 
-    trees = (wide.params, wide.d_params)
-    (params, d_params), _ = unpad(twice(padded, spec), twice(narrow_layer, narrow_spec), spec, trees, wide.state)
+    layer, spec = case.make(jn.Size(BOUND, 4)), jn.Spec(case.shape, active=jnp.asarray(active))
+    trees = (wide.params, wide.d_params), wide.state, ((masks, masks), state)
+    (params, d_params), _ = unpad(twice(layer, spec), twice(narrow_layer, narrow_spec), spec, *trees)
     assert_close(params, run.params, rtol=1e-6, atol=0)
     for padded_leaf, own in zip(jax.tree.leaves(wide.params), jax.tree.leaves(run.params), strict=True):
         assert np.count_nonzero(padded_leaf) == np.count_nonzero(own)
 
-    assert on.sum() == out.shape[-1]
     for wide_y, y in ((wide.evaluation, run.evaluation), (wide.training, run.training)):
-        assert wide_y.shape == (3, *wide_out.shape)
+        assert on.sum() == y.shape[-1]
         np.testing.assert_allclose(wide_y[..., on], y, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(wide_y[..., on] == 0, y == 0)  # dropout drops the same
         np.testing.assert_array_equal(wide_y[..., ~on], 0)
@@ -594,6 +583,19 @@ def test_padded_equals_narrow(case, narrow, mask, bound):
     np.testing.assert_allclose(wide.dx[..., active], run.dx, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(wide.dx[..., ~active], 0)
     assert_close(d_params, run.d_params, rtol=1e-4, atol=1e-5)
+
+
+def test_vmap_over_lanes_equals_a_loop(case, padded):
+    """Each lane has its own size, mask, key and weights; inputs are shared; layers are made inside, as in a search."""
+    run, single = padded
+    values, masks, keys = np.int32([2, 5, 6]), np.array(list(MASKS.values())), jax.random.split(jax.random.key(3), 3)
+    x = draw(case, (3, *case.shape))
+    together = jax.tree.map(np.asarray, jax.jit(jax.vmap(run, in_axes=(0, 0, None, 0)))(values, masks, x, keys))
+    for i in range(3):
+        lane = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        alone = jax.tree.map(np.asarray, single(values[i], masks[i], x, keys[i]))
+        assert_close(lane, alone)
+        np.testing.assert_array_equal(lane[0].training == 0, alone[0].training == 0)
 
 
 def test_a_layer_of_fifty_is_the_same_alone_and_inside_64_and_128(key):

@@ -31,6 +31,7 @@ def test_the_first_units_are_active():
         (lambda n: n * 2, 16, 10, 6),
         (lambda n: n + 1, 9, 6, 4),
         (lambda n: n // 2, 4, 2, 1),
+        (lambda n: n - 2, 6, 3, 1),
     ],
 )
 def test_arithmetic_with_integers(operation, bound, value, least):
@@ -64,6 +65,13 @@ def test_a_size_goes_through_transformations():
         "random shape": lambda n: jax.random.normal(jax.random.key(0), (n,)),
         "dictionary": lambda n: {n: 1},
         "max": lambda n: max(n, 3),
+        "division": lambda n: n / 2,
+        "divisor": lambda n: 8 // n,
+        "rest": lambda n: n % 2,
+        "power": lambda n: n**2,
+        "taken from": lambda n: 8 - n,
+        "negative": lambda n: -n,
+        "rounded": round,
     }.items(),
     ids=lambda item: item[0],
 )
@@ -86,10 +94,19 @@ def test_arithmetic_with_anything_else_is_refused(other):
         SIZE + other
 
 
-@pytest.mark.parametrize("operation", [lambda n: n * 0, lambda n: n // 2, lambda n: n + -1, lambda n: -1 * n])
+@pytest.mark.parametrize("operation", [lambda n: n * 0, lambda n: n // 2, lambda n: n - 1, lambda n: -1 * n])
 def test_a_size_stays_positive(operation):
     with pytest.raises(ValueError, match="'hidden'.*would become .*a size is at least 1"):
         operation(SIZE)  # whose least is 1
+
+
+# Layer
+
+
+def test_a_layer_that_is_called_says_how_it_is_used():
+    for call in (lambda: jn.flatten(), lambda: jn.softmax(3), lambda: jn.dense(3)(jnp.ones((2, 3)))):
+        with pytest.raises(TypeError, match=r"the layer (flatten|softmax|dense) isn't called: .*layer\.apply\(params"):
+            call()
 
 
 # Spec

@@ -190,6 +190,13 @@ def test_hinge_takes_zeros_and_minus_ones_for_no():
     assert losses.hinge(outputs, jnp.array([[True, False, False, True]])).tolist() == [0.625]
 
 
+def test_hinge_of_one_output_is_of_no_classes():
+    with pytest.raises(
+        ValueError, match=r"hinge: outputs and targets must have the same shape, got \(2, 1\) and \(2,\)"
+    ):
+        losses.hinge(jnp.ones((2, 1)), jnp.array([0, 1]))
+
+
 def test_hinge_of_classes_by_hand():
     outputs = jnp.array([[3.0, 2.5, 0.0], [3.0, 0.0, 1.0], [1.0, 5.0, 0.0]])
     assert losses.hinge(outputs, jnp.array([0, 0, 0])).tolist() == [0.5, 0, 5]
@@ -349,3 +356,24 @@ def test_a_sequence_of_targets_wants_one_of_outputs_and_as_many_steps():
         jn.metrics.error(jnp.ones((2, 4)), jn.Sequence(jnp.ones((2, 3), int), outputs.lengths))
     with pytest.raises(ValueError, match=r"hinge: .* targets must be \[batch, time, ...\] \(2, 3\), got \(2,\)"):
         losses.hinge(outputs, jnp.ones(2, int))
+
+
+@pytest.mark.parametrize(
+    "loss, targets",
+    [
+        (jn.losses.softmax_cross_entropy, jnp.array([0])),
+        (jn.losses.softmax_cross_entropy, jnp.array([[1.0, 0.0, 0.0]])),
+        (jn.losses.label_smoothing(0.0), jnp.array([0])),
+        (jn.losses.hinge, jnp.array([0])),
+    ],
+    ids=["labels", "distributions", "label smoothing", "hinge"],
+)
+def test_a_class_that_is_ruled_out_adds_nothing(loss, targets):
+    """Its logit is minus infinity; what is left is the loss of the other classes."""
+    outputs, fewer = jnp.array([[3.0, -jnp.inf, 2.5]]), jnp.array([[3.0, 2.5]])
+    rest = targets if targets.ndim == 1 else targets[:, ::2]
+    value, gradient = jax.value_and_grad(lambda outputs: loss(outputs, targets).sum())(outputs)
+    wanted, slope = jax.value_and_grad(lambda outputs: loss(outputs, rest).sum())(fewer)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:, ::2], slope, rtol=1e-5)
+    assert gradient[0, 1] == 0 and wanted > 0

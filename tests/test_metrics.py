@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxnet import metrics
+from jaxnet.sequence import Sequence
 
 OUTPUTS = jnp.array([[0.1, 0.7, 0.2], [2.0, -1.0, 1.9], [-3.0, -2.0, -1.0], [0.0, 0.0, 0.0]])
 
@@ -133,3 +134,27 @@ def test_confusion_off_the_diagonal_is_the_error(key):
 def test_confusion_refuses(outputs, targets, classes, message):
     with pytest.raises(ValueError, match="confusion_matrix: " + message):
         metrics.confusion_matrix(outputs, targets, classes)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_outputs_that_are_nan_are_errors_whatever_the_label(classes):
+    outputs, targets = jnp.full((2, classes), jnp.nan), jnp.array([0, 1])
+    assert metrics.error(outputs, targets).tolist() == [1, 1]
+    if classes > 1:
+        assert metrics.top_k_error(1)(outputs, targets).tolist() == [1, 1]
+    assert not metrics.confusion_matrix(outputs, targets, max(classes, 2)).any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
+@pytest.mark.parametrize("classes", [20, 300])
+def test_a_confusion_matrix_of_small_integers_has_its_counts_in_the_right_cells(classes, dtype):
+    """300 squared, and 20 squared, don't fit into eight bits."""
+    targets = np.array([15, 3], dtype)
+    matrix = metrics.confusion_matrix(jax.nn.one_hot(targets.astype(int), classes), targets, classes)
+    assert np.argwhere(matrix).tolist() == [[3, 3], [15, 15]]
+
+
+def test_of_sequences_the_confusion_matrix_counts_the_steps_inside():
+    outputs = Sequence(jax.nn.one_hot(jnp.array([[0, 1, 1], [1, 0, 0]]), 2), jnp.array([3, 1]))
+    targets = jnp.array([[0, 0, 1], [1, 0, 0]])
+    assert metrics.confusion_matrix(outputs, targets, 2).tolist() == [[1, 1], [0, 2]]

@@ -215,3 +215,20 @@ def test_uint8_lengths_are_refused():
     data = jn.Sequence(x.values, x.lengths.astype(np.uint8)), labels
     with pytest.raises(TypeError, match="lengths of a Sequence must be integers"):
         jn.fit(trial(jn.hp(letters=2, hidden=2, learning_rate=0.1)), data, epochs=1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.uint32, np.int64])
+def test_lengths_of_any_integers_are_calculated_with_alike(dtype):
+    """In eight bits 90 * 10 cells would be -124, and of unsigned numbers one less than zero is large."""
+    values, lengths = jnp.asarray(np.random.default_rng(0).normal(size=(2, 100, 10, 3)), jnp.float32), np.array([90, 1])
+    films, songs = (jn.Sequence(v, lengths.astype(dtype)) for v in (values, values[:, :, 0]))
+    wanted = [values[i, :n].mean(axis=(0, 1)) for i, n in enumerate(lengths)]
+    np.testing.assert_allclose(jn.global_avg_pool.apply((), (), films)[0], np.stack(wanted), rtol=1e-5, atol=1e-6)
+    layer = jn.conv(1, (3,), padding=20)
+    made, _ = layer.apply(layer.init(jax.random.key(0), (100, 3))[0], (), songs)
+    assert made.lengths.tolist() == [128, 39]
+    assert jn.avg_pool((3,), strides=1).apply((), (), songs)[0].lengths.tolist() == [88, 0]
+    both = jn.bidirectional(jn.gru(2))
+    params, state, _ = both.init(jax.random.key(0), jn.Sequence(jn.Spec((100, 3)), jn.Spec((), jnp.int32)))
+    plain = jn.Sequence(songs.values, jnp.asarray(lengths, jnp.int32))
+    np.testing.assert_array_equal(*(both.apply(params, state, x)[0].values for x in (songs, plain)))

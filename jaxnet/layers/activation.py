@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features, units_of
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.reductions import softmax as softmax_of_counted
 from jaxnet.sequence import on_features
@@ -80,7 +80,7 @@ def maxout(features: int | Size, pieces: int, *, w_init: Initializer = jax.nn.in
     def init(key, spec):
         spec = as_spec(spec, rank=1)
         dtype = parameter_dtype(spec)
-        units, active = (features.bound, features.active) if isinstance(features, Size) else (int(features), None)
+        units, active = units_of(features)
         every = None if active is None else jnp.tile(active, pieces)
         shape = (spec.shape[-1], pieces * units)
         params = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features, units_of
 from jaxnet.layers.dense import dense
 from jaxnet.layers.dropout import dropout as drop
 from jaxnet.layers.elementwise import as_layer
@@ -69,7 +69,7 @@ def multi_head_attention(
     """
     name = "multi_head_attention"
     check_features(name, heads, "heads")
-    heads = operator.index(heads)
+    heads = int(heads)
     for what, value in (("features", features), ("head_features", head_features)):
         if value is not None:
             check_features(name, value, what)
@@ -86,9 +86,9 @@ def multi_head_attention(
                 raise ValueError(f"{name}: expected examples (time, features), but got the shape {one.shape}")
         if cross and causal:
             raise ValueError(f"{name}: causal=True is for self attention; a memory's steps aren't before or after")
-        units, active = (queries.shape[-1], queries.active) if features is None else _units(features)
+        units, active = (queries.shape[-1], queries.active) if features is None else units_of(features)
         if head_features is not None:
-            head, head_active = _units(head_features)
+            head, head_active = units_of(head_features)
         elif active is not None:
             raise ValueError(
                 f"{name}: the output's features differ from lane to lane, so what {heads} heads divide them into isn't "
@@ -176,12 +176,13 @@ def transformer_block(
     Args:
       heads, head_features, causal, w_init: as for ``multi_head_attention``.
       hidden: units of the layer between the two dense ones, usually four times the features.
-      activation: an elementwise function. ``jax.nn.gelu`` is the approximation by tanh; PyTorch's default is relu.
+      activation: an elementwise function, or a layer such as ``prelu()``. ``jax.nn.gelu`` is the approximation by tanh;
+        PyTorch's default is relu.
       dropout: the share that is dropped in training of the weights of attention and of what either part adds to ``x``;
         may be traced. PyTorch drops hidden units as well.
 
     Input and output: an array or a ``Sequence``. Parameters: ``attention_norm``, ``attention``, ``hidden_norm``,
-    ``hidden``, ``output``, each its layer's.
+    ``hidden``, ``output``, each its layer's, and ``activation`` of a layer that has any.
 
     Raises:
       TypeError, ValueError: as ``multi_head_attention`` and ``dense``; dropout without a key in training.
@@ -213,14 +214,15 @@ def transformer_block(
         source, target = (inner.shape[-1], inner.active), (outer.shape[-1], outer.active)
         params["output"] = _affine(jax.random.fold_in(key, len(children)), w_init, source, target, inner.dtype, True)
         _, state["dropout"], _ = dropped.init(None, outer)
-        del params["activation"]
+        if not jax.tree.leaves(params["activation"]):
+            del params["activation"]
         out = Spec(outer.shape, inner.dtype, outer.active)
         return params, state, out if lengths is None else Sequence(out, lengths)
 
     def apply(params, state, x, *, key=None, train=False):
         if drops and train and key is None:
             raise ValueError("transformer_block: dropout needs a key in training; try key=jax.random.key(0)")
-        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(3)]
+        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(4)]
 
         def child(name, x):
             return children[name].apply(params.get(name, ()), state[name], x, key=keys[0], train=train)[0]
@@ -231,16 +233,13 @@ def transformer_block(
             return x.replace(x.values + y.values) if isinstance(x, Sequence) else x + y
 
         x = add(x, child("attention", child("attention_norm", x)), keys[1])
-        inner = child("activation", child("hidden", child("hidden_norm", x)))
+        inner = child("hidden", child("hidden_norm", x))
+        own = params.get("activation", ()), state["activation"]
+        inner, own_state = children["activation"].apply(*own, inner, key=keys[3], train=train)
         y, _ = dense(1).apply(params["output"], (), inner)
-        return add(x, y, keys[2]), state
+        return add(x, y, keys[2]), state | {"activation": own_state}
 
     return Layer(init, apply)
-
-
-def _units(features: int | Size) -> tuple[int, Any]:
-    """How many units are allocated, and which of them are active."""
-    return (features.bound, features.active) if isinstance(features, Size) else (operator.index(features), None)
 
 
 def _affine(key: Any, w_init: Initializer, source: Any, target: Any, dtype: Any, bias: bool) -> dict[str, jax.Array]:
@@ -255,7 +254,8 @@ def _affine(key: Any, w_init: Initializer, source: Any, target: Any, dtype: Any,
 
 def _is_pair(value: Any) -> bool:
     """Whether it is ``(queries, memory)``, and not one shape or array."""
-    return isinstance(value, (tuple, list)) and len(value) == 2 and not all(isinstance(v, int) for v in value)
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and not all(isinstance(v, (int, np.integer)) for v in value)
 
 
 def _check(name: str, x: Any, w: jax.Array) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features, units_of
 from jaxnet.ops.convolution import convolve, convolve_transposed
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.windows import Window, integers, window
@@ -313,7 +313,7 @@ def _filters(sliding: Window, features: int | Size, groups: int, bias: bool, w_i
 def _depthwise(sliding: Window, multiplier: int | Size, bias: bool, w_init: Initializer) -> Layer:
     """``depthwise_conv``, under the name of the window."""
     check_features(sliding.name, multiplier, "multiplier")
-    most = multiplier.bound if isinstance(multiplier, Size) else int(multiplier)
+    most, _ = units_of(multiplier)
 
     def layout(spec):
         in_features = spec.shape[-1]
@@ -400,7 +400,7 @@ def _over_time(sliding: Window, init: Callable[..., Any], apply: Callable[..., A
         refuse()
         y, state = apply(params, state, x.replace(x.values).values, key=key, train=train)
         around = sum(sliding.pairs(x.values.shape[1:-1])[0])
-        lengths = (x.lengths + (around - sliding.reach[0])) // sliding.strides[0] + 1
+        lengths = (x.steps + (around - sliding.reach[0])) // sliding.strides[0] + 1
         return Sequence(y, jnp.maximum(lengths, 0)).replace(y), state
 
     return Layer(sequence_init, sequence_apply)

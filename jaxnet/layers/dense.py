@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, along_features, as_spec, check_features, units_of
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.products import product
 from jaxnet.sequence import on_features
@@ -48,7 +48,7 @@ def dense(
         }
         if bias:
             params["b"] = parameter(key, jax.nn.initializers.zeros, (features,), dtype=dtype)
-        units, active = (features.bound, features.active) if isinstance(features, Size) else (int(features), None)
+        units, active = units_of(features)
         return params, (), Spec((*shape, units), dtype, active)
 
     def apply(params, state, x, *, key=None, train=False):

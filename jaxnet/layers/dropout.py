@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnet.layer import Layer, along_features, as_spec
-from jaxnet.ops.parameters import narrow_positions
+from jaxnet.layer import Layer, Spec, along_features, as_spec
+from jaxnet.ops.parameters import narrow_positions, parameter_dtype
 from jaxnet.ops.random import position_key, position_uniform
 from jaxnet.sequence import on_features
 
@@ -27,8 +27,8 @@ def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
         example and feature. Behind a convolution neighbouring positions say much the same, so dropping some is no
         loss; PyTorch calls this ``Dropout2d``. For sequences it is one mask for all time steps.
 
-    Input and output: ``[batch, ..., features]``, any floating dtype. No parameters. Under sizes, the state holds the
-    mask of the active features.
+    Input and output: ``[batch, ..., features]``, any floating dtype; others become float32. No parameters. Under
+    sizes, the state holds the mask of the active features.
 
     Raises:
       ValueError: here, for a rate outside [0, 1); from ``apply``, when it gets no key in training.
@@ -47,6 +47,7 @@ def dropout(rate: Any, *, whole_channels: bool = False) -> Layer:
         raise ValueError(f"dropout: rate is the share that is dropped and must be in [0, 1), got {rate!r}")
 
     def apply(params, state, x, *, key: Any = None, train=False):
+        x = x.astype(parameter_dtype(x))
         if not train:
             return x, state
         _check_key("dropout", key)
@@ -70,8 +71,8 @@ def gaussian_noise(deviation: Any) -> Layer:
     Args:
       deviation: the standard deviation of the noise, not negative; may be traced.
 
-    Input and output: ``[batch, ..., features]``, any floating dtype. No parameters. Under sizes, the state holds the
-    mask of the active features; the others stay zero.
+    Input and output: ``[batch, ..., features]``, any floating dtype; others become float32. No parameters. Under
+    sizes, the state holds the mask of the active features; the others stay zero.
 
     Raises:
       ValueError: here, for a negative deviation; from ``apply``, when it gets no key in training.
@@ -88,6 +89,7 @@ def gaussian_noise(deviation: Any) -> Layer:
         raise ValueError(f"gaussian_noise: deviation must not be negative, got {deviation!r}")
 
     def apply(params, state, x, *, key: Any = None, train=False):
+        x = x.astype(parameter_dtype(x))
         if not train:
             return x, state
         _check_key("gaussian_noise", key)
@@ -105,7 +107,8 @@ def _init(name: str) -> Callable[..., Any]:
 
     def init(key, spec):
         spec = as_spec(spec, rank=1)
-        return (), () if spec.active is None else {"active": spec.active}, spec
+        out = Spec(spec.shape, parameter_dtype(spec), spec.active)
+        return (), () if spec.active is None else {"active": spec.active}, out
 
     init.__qualname__ = name
     return init

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnet.layer import Layer, Spec, along_features, as_spec, function_name
+from jaxnet.ops.recipes import by_recipe
 from jaxnet.sequence import on_features
 
 
@@ -128,13 +127,9 @@ def _of_two_examples(function: Callable[[Any], Any], name: str, spec: Spec) -> A
         raise ValueError(f"{name}: can't take examples of shape {spec.shape}, {spec.dtype}: {error}") from error
 
 
-_zero_stays_zero: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-
-
+@by_recipe
 def _check_elementwise(function: Callable[[Any], Any], name: str) -> bool:
     """Raises for a function that isn't elementwise; returns whether it maps zero to zero with a finite slope."""
-    with contextlib.suppress(TypeError, KeyError):  # a function that can't be hashed or referred to is tried each time
-        return _zero_stays_zero[function]
 
     def probe(x):
         apart = [function(x[i : i + 1, j : j + 1]) for i in (0, 1) for j in (0, 1)]
@@ -158,7 +153,4 @@ def _check_elementwise(function: Callable[[Any], Any], name: str) -> bool:
             f"{name}: an entry of its output depends on other entries of its input, so it isn't elementwise. "
             f"Wrap it: jn.lift({name})."
         )
-    kept = bool((value == 0).all()) and (slope.dtype == jax.dtypes.float0 or bool(np.isfinite(slope).all()))
-    with contextlib.suppress(TypeError):
-        _zero_stays_zero[function] = kept
-    return kept
+    return bool((value == 0).all()) and (slope.dtype == jax.dtypes.float0 or bool(np.isfinite(slope).all()))

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, as_spec, check_features, units_of
 from jaxnet.ops.meshes import rows
 from jaxnet.ops.parameters import Initializer, narrow_positions, parameter, parameter_dtype
 from jaxnet.sequence import on_features
@@ -46,14 +47,14 @@ def embedding(vocabulary: int, features: int | Size, *, w_init: Initializer = _N
     def init(key, spec):
         spec, dtype = _integers("embedding", spec)
         params = {"w": parameter(key, w_init, (vocabulary, features), dtype=dtype)}
-        units, active = (features.bound, features.active) if isinstance(features, Size) else (int(features), None)
+        units, active = units_of(features)
         return params, (), Spec((*spec.shape, units), dtype, active)
 
     def apply(params, state, x, *, key=None, train=False):
         _check_integers("embedding", x)
         known = (x >= 0) & (x < vocabulary)
         y = rows(params["w"], jnp.where(known, x, 0))  # [batch, ..., features]
-        return jnp.where(known[..., None], y, jnp.full((), jnp.nan, y.dtype)), state
+        return jnp.where(known[..., None], y, np.asarray(np.nan, y.dtype)), state
 
     return on_features(init, apply)
 
@@ -131,7 +132,8 @@ def learned_positions(longest: int, *, w_init: Initializer = _SMALL) -> Layer:
 
     Args:
       longest: the most time steps that will come; shorter sequences take the first vectors.
-      w_init: draws ``w``; the default, a normal of deviation 0.02, leaves what it is added to all but as it was.
+      w_init: draws ``w``; the default, a normal of deviation 0.02, is so small that the input hardly
+        changes at first.
 
     Parameters: ``w`` ``[longest, features]``. No state.
 

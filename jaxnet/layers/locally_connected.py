@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, as_spec, check_features, units_of
 from jaxnet.ops.convolution import patches
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
 from jaxnet.ops.windows import Window, window
@@ -57,7 +57,7 @@ def locally_connected(
     check_features("locally_connected", features)
     sliding = window("locally_connected", kernel, strides, 1, padding)
     volume = math.prod(sliding.kernel)
-    bound = features.bound if isinstance(features, Size) else int(features)
+    bound, _ = units_of(features)
 
     def init(key, spec):
         spec = as_spec(spec)

@@ -256,9 +256,9 @@ def _pool(name: str, kind: _Kind, window: Any, strides: Any, padding: Any, ceil:
         values = kind.before(x.replace(x.values).values)
         values = x.replace(values, kind.reduction.empty(values.dtype)).values
         start = jnp.arange(output[0])[None] * stride - low
-        counts = jnp.minimum(start + width, x.lengths[:, None]) - jnp.maximum(start, 0)  # [batch, windows]
+        counts = jnp.minimum(start + width, x.steps[:, None]) - jnp.maximum(start, 0)  # [batch, windows]
         y = kind.after(slide(kind.reduction, values, sliding, pads, output), jnp.maximum(counts, 1)[..., None])
-        fitting = jnp.where(x.lengths > 0, (x.lengths + (low + high - width)) // stride + 1, 0)
+        fitting = jnp.where(x.steps > 0, (x.steps + (low + high - width)) // stride + 1, 0)
         return Sequence(y, jnp.maximum(fitting, 0)).replace(y)
 
     return _over_space(name, len(window), pooled, lambda space: place(space)[1], kind, over_time)
@@ -381,7 +381,7 @@ def _global(name: str, kind: _Kind) -> Layer:
         return (), (), Spec(spec.shape[-1:], _output_dtype(kind, spec.dtype), spec.active)
 
     def apply(params, state, x, *, key=None, train=False):
-        values, lengths = (x.values, x.lengths) if isinstance(x, Sequence) else (x, None)
+        values, lengths = (x.values, x.steps) if isinstance(x, Sequence) else (x, None)
         check(values.shape)
         dtype, cells = _output_dtype(kind, values.dtype), math.prod(values.shape[2:-1])
         values = kind.before(values)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnet.hints import did_you_mean
-from jaxnet.layer import Layer, Size, Spec, as_spec, check_features
+from jaxnet.layer import Layer, Size, Spec, as_spec, check_features, units_of
 from jaxnet.layers.elementwise import elementwise
 from jaxnet.ops.meshes import batch_zeros
 from jaxnet.ops.parameters import Initializer, parameter, parameter_dtype
@@ -273,7 +273,7 @@ def _recurrent(
         )
     if unroll is not None and not isinstance(unroll, bool):
         check_features(name, unroll, "unroll")
-    width, active = (units.bound, units.active) if isinstance(units, Size) else (int(units), None)
+    width, active = units_of(units)
     wanted_spec = "(in_features,)" if one_step else "(time, in_features), or a Sequence of them"
 
     def init(key, spec):

@@ -16,9 +16,7 @@ from jax import lax
 
 from jaxnet.hints import did_you_mean
 from jaxnet.layer import Layer, Spec, as_spec
-from jaxnet.ops.windows import Pairs, integers
-
-_MODES = {"zeros": "constant", "reflect": "reflect", "edge": "edge", "circular": "wrap"}
+from jaxnet.ops.windows import PAD_MODES, Pairs, check_mode, integers
 
 
 def _layer(name: str, out_spec: Callable[[Spec], Spec], change: Callable[[jax.Array, tuple[int, ...]], jax.Array]):
@@ -145,9 +143,7 @@ def pad(widths: int | tuple[int | tuple[int, int], ...], *, mode: str = "zeros")
     >>> layer.apply((), (), jnp.array([[[1], [2], [3]]]))[0].ravel().tolist()
     [3, 2, 1, 2, 3, 2]
     """
-    if mode not in _MODES:
-        hint = did_you_mean(mode, _MODES)
-        raise ValueError(f"pad: mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}{hint}")
+    check_mode("pad", "mode", mode)
     pairs_of = _widths("pad", widths)
 
     def out_spec(spec):
@@ -159,7 +155,7 @@ def pad(widths: int | tuple[int | tuple[int, int], ...], *, mode: str = "zeros")
         return Spec((*space, spec.shape[-1]), spec.dtype, spec.active)
 
     def change(x, shape):
-        return jnp.pad(x, ((0, 0), *pairs_of(x.shape[1:]), (0, 0)), mode=_MODES[mode])
+        return jnp.pad(x, ((0, 0), *pairs_of(x.shape[1:]), (0, 0)), mode=PAD_MODES[mode])
 
     return _layer("pad", out_spec, change)
 

@@ -45,8 +45,8 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     ``python -m experiments.benchmarks networks`` with and without ``XLA_FLAGS="--xla_cpu_prefer_vector_width=256
     --xla_cpu_copy_insertion_use_region_analysis=false"``.
 
-    Whoever sets ``xla_cpu_experimental_ynn_fusion_type`` in ``XLA_FLAGS`` has that, and none of this; who sets another
-    of the options has that. One that XLA doesn't know is left out.
+    Where ``XLA_FLAGS`` sets ``xla_cpu_experimental_ynn_fusion_type``, nothing of this is changed; where it sets another
+    of the options, its value wins. An option that XLA doesn't know is left out.
 
     Args:
       function: pure. options: of ``jax.jit``.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from jaxnet.layer import Layer, Size, Spec, function_name
 from jaxnet.ops.random import position_key
+from jaxnet.ops.recipes import by_recipe
 
 Initializer = Callable[..., jax.Array]
 
@@ -188,7 +188,7 @@ def _traced_correction(initializer: Initializer, rank: int, full: Sequence[Any],
     return correction
 
 
-@functools.lru_cache(maxsize=256)
+@by_recipe
 def _variance_law(initializer: Initializer, rank: int) -> str:
     """How an initialiser's scale depends on the last two axes, found by drawing: its closure can't be read.
 

@@ -158,10 +158,14 @@ _OF_FIRST = Linear(_of_first, _to_first)
 
 
 def _lowest(dtype):
+    if dtype == jnp.bool_:
+        return False
     return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
 def _highest(dtype):
+    if dtype == jnp.bool_:
+        return True
     return np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).max
 
 

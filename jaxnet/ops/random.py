@@ -76,13 +76,34 @@ def position_uniform(key: jax.Array, *coordinates: jax.Array) -> jax.Array:
     return (position_bits(key, *coordinates)[0] >> 8).astype(jnp.float32) * 2.0**-24
 
 
+def threefry_key(key: jax.Array) -> jax.Array:
+    """The key, or of another implementation one of Threefry that is made of it.
+
+    What ``rbg`` draws for a lane under ``vmap`` depends on the lanes beside it.
+
+    >>> made = threefry_key(jax.random.key(0, impl="rbg"))
+    >>> str(jax.random.key_impl(made)), threefry_key(made) is made
+    ('threefry2x32', True)
+    """
+    return key if _is_threefry(key) else _threefry(_two_words(key))
+
+
 def _is_threefry(key: jax.Array) -> bool:
     return str(jax.random.key_impl(key)) == "threefry2x32"
 
 
 def _two_words(key: jax.Array) -> jax.Array:
-    """What Threefry takes for its key: the data of a key that is one, random words of any other."""
-    return jax.random.key_data(key) if _is_threefry(key) else jax.random.bits(key, (2,), jnp.uint32)
+    """What Threefry takes for its key: the data of a key that is one, of any other a hash of its words.
+
+    Not what such a key draws: of ``rbg`` under ``vmap`` that depends on the lanes beside it.
+    """
+    data = jax.random.key_data(key)
+    if _is_threefry(key):
+        return data
+    words = (jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.uint32))
+    for i in range(0, len(data), 2):
+        words = threefry(*words, data[i], data[min(i + 1, len(data) - 1)])
+    return jnp.stack(words)
 
 
 def _threefry(data: jax.Array) -> jax.Array:

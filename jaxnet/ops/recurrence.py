@@ -30,9 +30,9 @@ class Cell(NamedTuple):
     ``note(array)`` gives the array back, to be gone on with, and where a gradient is wanted notes it for ``retreat``;
     it is called ``notes`` times, with arrays ``[batch, units]``.
 
-    ``retreat(noted, gradient) -> (x, product, carry)``: of the gradient with respect to the carry that came, that with
-    respect to what went in. Where a gate's ``x`` and ``product`` have the same gradient it is the same object. Without
-    ``retreat``, JAX differentiates the scan.
+    ``retreat(noted, gradient) -> (x, product, carry)``: given the gradient with respect to the new carry, the gradients
+    with respect to the step's inputs. Where a gate's ``x`` and ``product`` have the same gradient it is the same
+    object. Without ``retreat``, JAX differentiates the scan.
 
     A unit for which all that goes in is zero must stay zero.
     """

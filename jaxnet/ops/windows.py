@@ -13,7 +13,7 @@ from jaxnet.hints import did_you_mean
 from jaxnet.layer import Spec
 
 _AXES = {1: "time", 2: "height, width", 3: "depth, height, width"}
-_MODES = {"zeros": "constant", "reflect": "reflect", "edge": "edge", "circular": "wrap"}
+PAD_MODES = {"zeros": "constant", "reflect": "reflect", "edge": "edge", "circular": "wrap"}
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -94,7 +94,7 @@ class Window:
         pairs = self.pairs(space)
         if self.mode == "zeros":
             return x, pairs
-        return jnp.pad(x, ((0, 0), *pairs, (0, 0)), mode=_MODES[self.mode]), ((0, 0),) * len(space)
+        return jnp.pad(x, ((0, 0), *pairs, (0, 0)), mode=PAD_MODES[self.mode]), ((0, 0),) * len(space)
 
 
 def window(
@@ -125,10 +125,15 @@ def window(
     kernel = integers(name, "kernel", kernel, len(kernel))
     strides = integers(name, "strides", strides, len(kernel))
     dilation = integers(name, "dilation", dilation, len(kernel))
-    if mode not in _MODES:
-        hint = did_you_mean(mode, _MODES)
-        raise ValueError(f"{name}: padding_mode must be one of {', '.join(map(repr, _MODES))}, got {mode!r}{hint}")
+    check_mode(name, "padding_mode", mode)
     return Window(name, kernel, strides, dilation, _padding(name, padding, len(kernel)), mode)
+
+
+def check_mode(name: str, what: str, mode: str) -> None:
+    """Raises unless ``mode`` says what stands in the cells past the edge."""
+    if mode not in PAD_MODES:
+        hint = did_you_mean(mode, PAD_MODES)
+        raise ValueError(f"{name}: {what} must be one of {', '.join(map(repr, PAD_MODES))}, got {mode!r}{hint}")
 
 
 def integers(name: str, what: str, value: Any, count: int, least: int = 1) -> tuple[int, ...]:

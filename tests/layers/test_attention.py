@@ -120,6 +120,26 @@ def test_a_sharp_query_copies_the_value_it_looks_for():
     close(y[0, :, 0], [10, 20, 30], rtol=1e-6)
 
 
+def test_an_activation_may_have_parameters_and_state(key):
+    """``prelu`` with its slope at 0 is relu; a batch norm's averages come back."""
+    x = jax.random.normal(key, (2, 3, 4))
+    wanted, own = (jn.transformer_block(2, 8, activation=a) for a in (jax.nn.relu, jn.prelu(initial=0.0)))
+    params, state, _ = own.init(key, (3, 4))
+    assert params["activation"]["slope"].shape == (8,)
+    relu_params, relu_state, _ = wanted.init(key, (3, 4))
+    assert set(params) - set(relu_params) == {"activation"}
+    np.testing.assert_array_equal(own.apply(params, state, x)[0], wanted.apply(relu_params, relu_state, x)[0])
+
+    block = jn.transformer_block(2, 8, activation=jn.batch_norm(scale=False, offset=False))
+    params, state, _ = block.init(key, (3, 4))
+    _, after = block.apply(params, state, x, key=key, train=True)
+    assert np.any(after["activation"]["mean"] != state["activation"]["mean"])
+
+
+def test_a_pair_of_integers_is_a_shape(key):
+    assert jn.multi_head_attention(2, 8).init(key, (7, np.int64(6)))[2].shape == (7, 8)
+
+
 def test_an_earlier_step_sees_no_later_one(key):
     layer = jn.transformer_block(2, 8, causal=True)
     params, state, _ = layer.init(key, (5, 4))

@@ -142,3 +142,12 @@ def test_a_negative_deviation_is_refused(deviation):
 def test_noise_without_a_key_is_refused():
     with pytest.raises(ValueError, match="gaussian_noise: needs a key in training, got none"):
         jn.gaussian_noise(0.5).apply((), (), jnp.ones((2, 3)), train=True)
+
+
+@pytest.mark.parametrize("layer", [jn.dropout(0.5), jn.gaussian_noise(0.1)], ids=["dropout", "noise"])
+def test_of_integers_float32_is_made(layer, key):
+    params, state, out = layer.init(key, jn.Spec((40,), jnp.int32))
+    x = jnp.ones((2, 40), jnp.int32)
+    y, _ = layer.apply(params, state, x, key=key, train=True)
+    assert out.dtype == y.dtype == layer.apply(params, state, x)[0].dtype == jnp.float32
+    assert np.isfinite(y).all() and len(np.unique(y)) > 1

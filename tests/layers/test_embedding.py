@@ -168,3 +168,11 @@ def test_shapes_without_time_and_too_long_ones_are_refused(key):
         jn.learned_positions(3).init(key, (4, 2))
     with pytest.raises(ValueError, match="learned_positions: got 4 time steps"):
         jn.learned_positions(3).apply({"w": jnp.ones((3, 2))}, (), jnp.ones((1, 4, 2)))
+
+
+def test_known_integers_make_no_nan_on_the_way(key):
+    """Under ``jax.debug_nans`` outside jit, where a NaN that is made for others would be found."""
+    with jax.debug_nans(True):
+        layer = jn.embedding(5, 2)
+        params, state, _ = layer.init(key, (3,))
+        assert layer.apply(params, state, jnp.array([[1, 2, 3]]))[0].shape == (1, 3, 2)

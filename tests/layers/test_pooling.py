@@ -284,3 +284,9 @@ def test_windows_of_a_sequence_that_need_its_end_are_refused():
     for layer, of in ((jn.max_pool((2, 2)), images), (jn.adaptive_max_pool((2,)), spec)):
         with pytest.raises(TypeError, match="Sequence"):
             layer.init(None, of)
+
+
+def test_pools_of_truth_values_are_any_and_all():
+    x = jnp.array([True, False, False, False, True, True]).reshape(1, 6, 1)
+    assert jn.max_pool((2,)).apply((), (), x)[0].ravel().tolist() == [True, False, True]
+    assert jn.min_pool((2,)).apply((), (), x)[0].ravel().tolist() == [False, False, True]

@@ -140,3 +140,12 @@ def test_a_position_key_is_a_key(key):
     first, second = jax.random.split(position)
     assert jax.random.bits(first) != jax.random.bits(second)
     assert jax.random.bits(jax.random.fold_in(position, 1)) != jax.random.bits(jax.random.fold_in(position, 2))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_words_of_a_key_do_not_depend_on_those_beside_it(impl):
+    keys = jax.random.split(jax.random.key(0, impl=impl), 4)
+    draw = jax.jit(lambda key: position_bits(key, jnp.arange(5))[0])
+    alone = np.stack([draw(key) for key in keys])
+    np.testing.assert_array_equal(jax.vmap(draw)(keys), alone)
+    assert len(np.unique(alone)) == alone.size
