@@ -54,10 +54,10 @@ def place(
     made: list[Arrays] = [{}, {}]
     for path, converter in mapping.items():
         before = f"{path}." if path else ""
-        if not any(name.startswith(before) for name in wanted[0]):
+        if not any(name.startswith(before) for tree in wanted for name in tree):
+            layers = _layers(name for tree in wanted for name in tree)
             raise ValueError(
-                f"the network has no layer {path!r} with parameters; it has {_layers(wanted[0])}"
-                f"{did_you_mean(path, _layers(wanted[0]))}"
+                f"the network has no layer {path!r} with weights; it has {layers}{did_you_mean(path, layers)}"
             )
 
         def take(name: str, path: str = path) -> np.ndarray:

@@ -28,6 +28,10 @@ def bayesian(batch: int | None = None) -> Sampler:
     Args:
       batch: as for ``optuna``.
 
+    Raises:
+      TypeError, ValueError: for another ``batch``; in a search, without ``trials=``. ImportError: without Optuna, which
+        the extra ``optuna`` installs.
+
     Source: Bergstra et al., "Algorithms for hyper-parameter optimization" (NeurIPS 2011); of all hyperparameters
     together: Falkner et al., "BOHB" (ICML 2018); the liar: Ginsbourger et al., "Kriging is well-suited to parallelize
     optimization" (2010).
@@ -224,15 +228,20 @@ def allowed_trial(
       ask: the study's next trial. suggest: the value of an entry, of the trial, the entry's name and distribution.
 
     Raises:
-      ValueError: after ``REJECTIONS`` trials that aren't allowed; those have failed.
+      ValueError: after ``REJECTIONS`` trials that aren't allowed; those have failed. Exception: what ``suggest`` raises
+        for a trial, which has failed, too.
     """
     from optuna.trial import TrialState
 
     for _ in range(REJECTIONS):
         trial = ask()
-        configuration = space.resolve(functools.partial(suggest, trial))
-        if space.allows(configuration):
-            return trial, configuration
+        try:
+            configuration = space.resolve(functools.partial(suggest, trial))
+            if space.allows(configuration):
+                return trial, configuration
+        except BaseException:  # of an enqueued value that isn't a choice, say
+            study.tell(trial, state=TrialState.FAIL)
+            raise
         study.tell(trial, state=TrialState.FAIL)
     raise ValueError(f"where= of the space turned down {REJECTIONS} proposals one after the other; try a wider one")
 

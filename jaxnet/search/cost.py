@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxnet.layer import Size
 from jaxnet.ops.scan import repetitions
-from jaxnet.search.space import Hyperparameters
+from jaxnet.search.space import RESERVED, Hyperparameters
 from jaxnet.stream import Parts
 from jaxnet.training import Program
 
@@ -36,8 +36,9 @@ def lane_cost(program: Program, hp: Hyperparameters, feed: Any) -> Cost:
     kinds = [((), 1)] if program.feed is None else [((shapes,), times) for shapes, times in Parts.of(feed).kinds]
 
     def unit(hp, carry, key, *rest):
-        carry = program.advance(hp, carry, key, *rest)
-        return carry, program.evaluate(hp, carry, *rest)
+        after = program.advance(hp, carry, key, *rest)
+        _check_carry(carry, after)
+        return after, evaluated(program, hp, after, *rest)
 
     flops = traffic = work = 0.0
     for rest, times in kinds:
@@ -46,6 +47,52 @@ def lane_cost(program: Program, hp: Hyperparameters, feed: Any) -> Cost:
         flops, traffic, work = flops + times * one[0], traffic + times * one[1], max(work, one[2])
     carried = sum(math.prod(leaf.shape) * _itemsize(leaf.dtype) for leaf in jax.tree.leaves(carry))
     return Cost(flops, traffic, carried, work)
+
+
+def fed(program: Program, unit: int) -> Any:
+    """What a program's ``feed`` returns, numbers as arrays."""
+    assert program.feed is not None
+    tree = program.feed(unit)
+    if isinstance(tree, Parts):
+        return tree
+    return jax.tree.map(lambda a: a if hasattr(a, "shape") else np.asarray(a, jnp.result_type(a)), tree)
+
+
+def _check_carry(before: Any, after: Any) -> None:
+    """Raises where a unit makes of the carry something that the next can't go on from."""
+    if (was := jax.tree.structure(before)) != (now := jax.tree.structure(after)):
+        raise ValueError(f"advance must return a carry of the structure that init made, {was}, got {now}")
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        old, new = jax.typeof(old), jax.typeof(new)
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            cast = f", or try .astype(jnp.{old.dtype}) in advance" * (old.dtype != new.dtype)
+            raise ValueError(
+                f"advance must return a carry of the shapes and dtypes that init made, but carry"
+                f"{jax.tree_util.keystr(path)} was {old.dtype}{list(old.shape)} and became {new.dtype}"
+                f"{list(new.shape)}; let init make what advance returns, such as "
+                f"jnp.zeros({new.shape}, jnp.{new.dtype}){cast}"
+            )
+
+
+def evaluated(program: Program, hp: Hyperparameters, carry: Any, *rest: Any) -> dict[str, Any]:
+    """What a program's ``evaluate`` returns, if a table of results can hold it.
+
+    Raises:
+      TypeError: for anything but a dict. ValueError: without a score, for a measure that isn't a scalar, and for one
+        that is called like a hyperparameter or like what the table has besides.
+    """
+    measures = program.evaluate(hp, carry, *rest)
+    if not isinstance(measures, Mapping):
+        raise TypeError(f'evaluate must return a dict with a "score", the number to minimise, got {measures!r}')
+    if "score" not in measures:
+        raise ValueError(f'evaluate must return a dict with a "score", the number to minimise, got {list(measures)}')
+    if clash := sorted(set(hp) & set(measures)):
+        raise ValueError(f"hyperparameters and measures have the same names: {clash}; rename one of them")
+    if clash := sorted((set(RESERVED) - {"score", "diverged"}) & set(measures)):
+        raise ValueError(f"measures are called like columns of the results: {clash}; give them other names")
+    if shapes := {name: jnp.shape(value) for name, value in measures.items() if jnp.shape(value)}:
+        raise ValueError(f"evaluate must return scalars, of shape (), got {shapes}; try jnp.mean of them, or x[0]")
+    return dict(measures)
 
 
 def traced_cost(function: Any, *arguments: Any) -> tuple[float, float, float]:

@@ -26,6 +26,9 @@ def curve_extrapolation(threshold: float = 0.05, start: int = 5, every: int = 5)
       start: units before any trial is stopped; from fewer than 4 hardly anything can be said.
       every: units from look to look.
 
+    Raises:
+      TypeError, ValueError: for a threshold outside (0, 1), and for units that aren't positive integers.
+
     Source: Domhan, Springenberg, Hutter, "Speeding up automatic hyperparameter optimization of deep neural networks by
     extrapolation of learning curves" (IJCAI 2015). There trials run one after the other, the best is that of finished
     ones, and looks are 30 epochs apart; here they run side by side. ``extrapolate`` says how the model differs.

@@ -76,10 +76,14 @@ class Devices:
         return jax.device_put(tree, None if self._mesh is None else NamedSharding(self._mesh, PartitionSpec("lanes")))
 
     def share(self, tree: Any) -> Any:
-        """Arrays that all lanes share, onto every device; leaves that came the last time too are there already."""
-        if self._mesh is None:
-            return tree
+        """Arrays that all lanes share, onto every device; JAX's that came the last time too are there already.
+
+        NumPy's are copied at once, since whoever made them may fill them anew before the copy is used on a thread.
+        """
         leaves, structure = jax.tree.flatten(tree)
+        leaves = [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        if self._mesh is None:
+            return jax.tree.unflatten(structure, leaves)
         everywhere, known = NamedSharding(self._mesh, PartitionSpec()), self._shared
         self._shared = {
             id(leaf): known[id(leaf)] if id(leaf) in known else (leaf, jax.device_put(leaf, everywhere))
@@ -93,7 +97,7 @@ class Devices:
         return jax.device_put(tree, whole)
 
     def take(self, tree: Any, places: Sequence[int], lanes: int, most: int) -> dict[int, Any]:
-        """Of a chunk's lanes those at some places that this process has, as trees on the host.
+        """Copies the chosen lanes that live on this process to the host.
 
         Args:
           tree: arrays with this process's lanes on their first axis. lanes: of the chunk, on all processes.
@@ -244,10 +248,7 @@ class SharedJournal:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """As ``Journal.append``; returns on every process when the record is on the disk of the first."""
-        own = self._own
-        from_first(lambda: own and own.append(record))
-        if own is None:
-            self.records.append(dict(record))
+        from_first(lambda: self._own and self._own.append(record))
 
     def save(self, name: str, trees: Mapping[int, Any]) -> None:
         """As ``Journal.save``."""

@@ -19,13 +19,13 @@ from jaxnet.hints import did_you_mean
 from jaxnet.layer import Size
 from jaxnet.search import samplers, schedules
 from jaxnet.search.devices import Devices, SharedJournal, check_same, failing_together, from_first
-from jaxnet.search.journal import Journal, data_text, digest, function_text, trials_with_results
+from jaxnet.search.journal import Journal, data_text, digest, trials_with_results, value_text
 from jaxnet.search.lanes import Proposals, concrete, run_plan
-from jaxnet.search.planning import Group, Plan, make_plan
+from jaxnet.search.planning import Group, Plan, make_plan, raised
 from jaxnet.search.progress import Progress
 from jaxnet.search.result import Network, SearchResult, executed_rungs, kept_network, measured_groups
 from jaxnet.search.schedules import Schedule
-from jaxnet.search.space import Distribution, Hyperparameters, Space
+from jaxnet.search.space import Hyperparameters, Space
 from jaxnet.stream import Stream, as_source, shapes_of
 from jaxnet.training import Data, Fitted, Keys, Program, Trial, check_trial, fit, supervised
 
@@ -58,8 +58,9 @@ def run(
     journal and shows progress.
 
     Args:
-      trial: a pure function from hyperparameters to a ``Trial``, called while programs are traced (so it prints and
-        reads nothing); or a ``Program`` for what isn't supervised learning.
+      trial: a pure function from hyperparameters to a ``Trial``, called once with the numbers of each configuration and
+        while programs are traced (so it is quick, prints and reads nothing); or a ``Program`` for what isn't supervised
+        learning.
       space: the hyperparameters and their distributions.
       train, validation: ``(inputs, targets)`` or a ``jn.Stream``, as for ``fit``; None for a ``Program``.
       trials: how many configurations; None for all of a grid, or as many as the schedule asks for, and those of
@@ -67,8 +68,8 @@ def run(
       epochs: passes over the data (for a ``Program``, units of budget) for each, at most.
       key: decides everything that is drawn. Configuration i depends on space, sampler, key and i alone, and what a
         trial draws on key and i; so a longer search begins with the trials of a shorter one.
-      sampler: which configurations are tried; the default is ``search.random()``. One that learns proposes as many
-        as it likes at once, and is told how they did (with a schedule, to the end of their rung) before the next.
+      sampler: which configurations are tried; the default is ``search.random()``. An adaptive sampler proposes a batch,
+        waits for its scores (with a schedule: at the end of the first rung), then proposes the next.
       schedule: who trains on, and how far; the default is ``search.full()``, all of them for all epochs.
       maximize: whether a higher score is better, as of an accuracy.
       include: configurations to try whatever the sampler proposes, such as the best one known: they are the first
@@ -83,8 +84,8 @@ def run(
       keep: how many of the best networks come to the host for ``result.network``, of those trained for all epochs.
       directory: a folder for the journal of the search. Each chunk's rung is on the disk before the next starts; after
         a kill or an interrupt at any moment the same call goes on where it was, and ends in the same table. A folder of
-        another search (space, key, trial function, data, versions) is refused with what differs. What the trial
-        function calls isn't looked into.
+        another search (space, key, trial function and what it captures, data, versions) is refused with what differs.
+        Global names that the trial function uses aren't looked into.
       progress: None shows what runs, what is best and how trials ended, when standard error is a terminal.
       callbacks: objects of ``jn.Callback``, told of units and trials as they finish.
 
@@ -93,11 +94,13 @@ def run(
     larger than the image, say) is marked "failed", and the others run; ``result.messages`` tells why.
 
     An interrupt (Ctrl-C) of a search with a journal lets the units that run come to their end, writes them down and
-    says how to go on; a second one stops at once.
+    says how to go on; a second one, or one without a journal, raises ``KeyboardInterrupt`` at once. What XLA runs or
+    compiles can't be interrupted, so the process ends when that has ended, or at one more Ctrl-C.
 
     Raises:
       ValueError, TypeError: before anything is compiled: for data as ``fit``; for no trials or epochs; for a space, a
-        sampler or a schedule that don't fit together; for processes that don't run the same search.
+        sampler or a schedule that don't fit together; for configurations outside of the space; for processes that don't
+        run the same search. Later: for a step of a schedule that can't be taken.
       RuntimeError: when another process has died; the same call on those that are left goes on from the journal.
       Exception: whatever building or tracing the first trial raised, when no trial can be built.
 
@@ -114,11 +117,11 @@ def run(
     alone, first, callbacks = jax.process_count() == 1, jax.process_index() == 0, check_callbacks(callbacks)
     with failing_together(), contextlib.ExitStack() as stack:
         setup = _Setup(
-            trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, maximize, include,
-            repeats, lanes,
+            trial, space, train, validation, trials=trials, epochs=epochs, key=key, sampler=sampler, schedule=schedule,
+            shuffle=shuffle, include=include, repeats=repeats, lanes=lanes, maximize=maximize, keep=keep,
         )  # fmt: skip
         extract = (lambda carry: (carry.params, carry.state)) if setup.make_trial else (lambda carry: carry)
-        about = {} if alone and directory is None else setup.about(keep)
+        about = {} if alone and directory is None else setup.about()
         check_same(about | {"number of devices": str(len(setup.devices.local))})
         if directory is not None:
             opened = Journal if alone else SharedJournal
@@ -132,12 +135,11 @@ def run(
             outcome = run_plan(
                 setup.program, the_plan, setup.lanes, setup.keys, schedule=setup.schedule, journal=setup.journal,
                 keep=keep, extract=extract, progress=bar, callbacks=callbacks * first, notes=setup.newly_read,
-                maximize=maximize,
-                proposals=setup.proposals(the_plan), points=setup.points, devices=setup.devices,
+                maximize=maximize, proposals=setup.proposals(the_plan), points=setup.points, devices=setup.devices,
             )  # fmt: skip
         except KeyboardInterrupt:
             if setup.journal is not None and first:
-                done = trials_with_results(setup.journal.records, repeats)
+                done = trials_with_results(setup.journal.folder, repeats)
                 folder = str(setup.journal.folder)
                 print(
                     f"Interrupted: {done} of {setup.trials} trials have results in {folder!r}; "
@@ -163,6 +165,9 @@ def random_search(
     **options: Any,
 ) -> SearchResult:
     """``search.run`` with independent random configurations, each trained for all epochs; see there for everything.
+
+    Raises:
+      ValueError, TypeError, RuntimeError, Exception: as ``run``.
 
     >>> import jaxnet as jn
     >>> def advance(hp, x, key):  # gradient descent on x ** 2, a Program of three pure functions
@@ -196,14 +201,26 @@ def plan(
     """Prints, and returns, what ``run`` with the same arguments would do; nothing is compiled or trained.
 
     A line for each group of trials that share a compiled program: how many trials, the range of their sizes, what is
-    compiled in, how many lanes run at once (on all devices) and in how many chunks, the share of arithmetic that is
-    padding, the bytes that the lanes hold on a device (estimated from above), and the group's share of the cost. Where
-    a sampler learns, the groups are those that as many random configurations would have. Arguments and errors are those
-    of ``run``. Of several processes the first one prints.
+    compiled in, how many lanes run at once (on all devices together) and in how many chunks, the share of arithmetic
+    that is padding, the bytes that the lanes hold on each device (estimated from above), and the group's share of the
+    cost. Where a sampler learns, the groups are those that as many random configurations would have. Arguments are
+    those of ``run``. Of several processes the first one prints.
+
+    Raises:
+      ValueError, TypeError, Exception: as ``run``, before it compiles anything.
+
+    >>> import jaxnet as jn
+    >>> program = jn.search.Program(lambda hp, key: 1.0, lambda hp, x, key: x * hp.rate, lambda hp, x: {"score": x})
+    >>> space, key = jn.Space(rate=jn.uniform(0, 1), power=jn.choice(1, 2)), jax.random.key(0)
+    >>> made = plan(program, space, trials=8, epochs=5, key=key)  # doctest: +ELLIPSIS
+    8 trials of 5 units: 2 compiled programs, 0% of the arithmetic is padding, ...
+    >>> sorted(group.static["power"] for group in made.groups), made.failed
+    ([1, 2], {})
     """
     setup = _Setup(
-        trial, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, False, include, repeats, lanes
-    )
+        trial, space, train, validation, trials=trials, epochs=epochs, key=key, sampler=sampler, schedule=schedule,
+        shuffle=shuffle, include=include, repeats=repeats, lanes=lanes,
+    )  # fmt: skip
     made = setup.plan()
     if jax.process_index() == 0:
         print(made)
@@ -219,21 +236,28 @@ class _Setup:
     make_trial: Callable[[Any], Any] | None
 
     def __init__(
-        self, trial: Any, space, train, validation, trials, epochs, key, sampler, schedule, shuffle, maximize, include,
-        repeats, lanes,
+        self, trial: Any, space, train, validation, *, trials, epochs, key, sampler, schedule, shuffle, include,
+        repeats, lanes, maximize=False, keep=0,
     ):  # fmt: skip
         if not isinstance(space, Space):
             raise TypeError(f"expected a jn.Space as the second argument, got {space!r}")
         if trials is not None:
             check_count("trials", trials)
-        for name, count in (("epochs", epochs), ("repeats", repeats)):
-            check_count(name, count)
+        if lanes is not None:
+            check_count("lanes", lanes)
+        for name, count, least in (("epochs", epochs, 1), ("repeats", repeats, 1), ("keep", keep, 0)):
+            check_count(name, count, least)
+        if not isinstance(maximize, (bool, np.bool_)):
+            raise TypeError(f"maximize must be True or False, got {maximize!r}")
+        if isinstance(include, Mapping):
+            raise TypeError(f"include must be a list of configurations, got one alone; try include=[{dict(include)}]")
         self.keys, self.space = Keys.of(key), space
         self.key, self.epochs, self.shuffle, self.repeats, self.maximize = key, epochs, shuffle, repeats, maximize
-        self.width, self.devices = lanes, Devices()
+        self.width, self.keep, self.devices = lanes, keep, Devices()
         self.batched: dict[str, Any] = {}  # streams of batches, by name
         self.written: set[tuple[str, int]] = set()  # of their epochs, those of which the journal has check sums
         self.journal: Journal | SharedJournal | None = None
+        self.again: dict[int, Trial] = {}  # the last that was trained again, by id: other seeds of it compile nothing
         self.schedule = schedules.full() if schedule is None else schedule
         if not isinstance(self.schedule, Schedule):
             raise TypeError(
@@ -270,7 +294,7 @@ class _Setup:
                 self.configurations, self.included = [], 0
         else:
             self.proposer = None
-            self.configurations += list(proposed)
+            self.configurations += [space.check(configuration) for configuration in proposed]
         self.trials = len(self.configurations) if trials is None else trials
         if not self.trials:
             raise ValueError("the sampler proposed no configuration")
@@ -311,7 +335,8 @@ class _Setup:
     def newly_read(self) -> dict[str, Any]:
         """Check sums of the epochs of sources of batches that weren't yet written down, for a journal's record."""
         new = {
-            name: {str(epoch): mark for epoch, mark in stream.marks.items() if (name, epoch) not in self.written}
+            # Copied at once: threads that read add to it meanwhile.
+            name: {str(epoch): mark for epoch, mark in stream.marks.copy().items() if (name, epoch) not in self.written}
             for name, stream in self.batched.items()
             if stream.marks
         }
@@ -422,7 +447,8 @@ class _Setup:
             homeless = []
             for i in range(first, len(self.lanes)):
                 kinds = self.space.kinds(self.lanes[i])
-                if fitting := [group for group in the_plan.groups if group.holds(kinds, self.lanes[i])]:
+                fitting = [group for group in the_plan.groups if group.holds(kinds, self.lanes[i])]
+                if fitting and raised(self._made, self.lanes[i]) is None:
                     narrowest = min(fitting, key=lambda group: group.seconds)
                     narrowest.ids = np.append(narrowest.ids, i)
                 else:
@@ -444,15 +470,19 @@ class _Setup:
         return Proposals(self.trials, proposer.batch, ask, tell)
 
     def _planned(self, lanes: list[dict[str, Any]], ids: Sequence[int], average: float, strict: bool = True) -> Plan:
-        def check(configuration: Mapping[str, Any]) -> None:
-            if self.make_trial is not None:
-                check_trial(self.make_trial(Hyperparameters(configuration)), self.train, self.validation)
+        def check(made: Trial | None) -> None:
+            if made is not None:
+                check_trial(made, self.train, self.validation)
 
         return make_plan(
-            self.program, self.space, lanes, self.epochs, ids=ids, expected=average, lanes=self.width, check=check,
-            together=None if self.proposer is None else self.proposer.batch * self.repeats, strict=strict,
-            devices=self.devices,
+            self.program, self.space, lanes, self.epochs, ids=ids, expected=average, lanes=self.width,
+            together=None if self.proposer is None else self.proposer.batch * self.repeats, build=self._made,
+            check=check, strict=strict, devices=self.devices,
         )  # fmt: skip
+
+    def _made(self, configuration: Mapping[str, Any]) -> Trial | None:
+        """The trial of a configuration, with numbers; there is none of a ``Program``."""
+        return None if self.make_trial is None else self.make_trial(Hyperparameters(configuration))
 
     def _place(self, first: int) -> None:
         """Tells the schedule where the configurations from the first on lie."""
@@ -490,28 +520,28 @@ class _Setup:
             groups.append(Group(**row | own))
         return groups, dict(zip(map(int, record["failed"]), record["messages"], strict=True))
 
-    def about(self, keep: int) -> dict[str, str]:
+    def about(self) -> dict[str, str]:
         """What a journal knows this search by."""
         from jaxnet import __version__  # when it is used: that module imports this one
 
-        entries = {name: _text(entry) for name, entry in self.space.entries.items()}
-        entries |= {f"where {name}": function_text(where) for name, where in self.space.constraints.items()}
+        entries = {name: value_text(entry) for name, entry in self.space.entries.items()}
+        entries |= {f"where {name}": value_text(where) for name, where in self.space.constraints.items()}
         sampler = "" if self.proposer is None else f" and those of {type(self.proposer).__name__}"
         about = {
-            "versions": f"jaxnet {__version__}, jax {jax.__version__}, optax {optax.__version__}",
+            "versions": f"jaxnet {__version__} (journal 2), jax {jax.__version__}, optax {optax.__version__}",
             "backend": jax.default_backend(),
             "space": str(entries), "trials": f"{self.trials} {_digest_of(self.configurations)}{sampler}",
             "epochs": str(self.epochs), "schedule": _schedule_text(self.schedule, self.trials, self.epochs),
             "included": self.given, "maximize": str(self.maximize), "repeats": str(self.repeats),
             "key": np.asarray(jax.random.key_data(self.keys.trials)).tobytes().hex(),
-            "shuffle": self.shuffle, "keep": str(keep), "lanes": str(self.width),
+            "shuffle": self.shuffle, "keep": str(self.keep), "lanes": str(self.width),
             "matmul precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
         }  # fmt: skip
         if self.make_trial is None:
             parts = zip(("init", "advance", "evaluate"), self.program, strict=False)
-            return about | {f"program's {name}": function_text(cast(Any, function)) for name, function in parts}
+            return about | {f"program's {name}": value_text(cast(Any, function)) for name, function in parts}
         data = {"train data": data_text(self.train), "validation data": data_text(self.validation)}
-        return about | data | {"trial function": function_text(self.make_trial)}
+        return about | data | {"trial function": value_text(self.make_trial)}
 
     def result(self, the_plan: Plan, outcome: Any) -> SearchResult:
         configurations = self.configurations
@@ -538,14 +568,12 @@ class _Setup:
             columns["score_error"] = np.where(fine, spread / np.sqrt(self.repeats), np.nan)
         columns["diverged"] = diverged
         names = list(self.space.entries)
-        if clash := set(names) & set(columns):
-            raise ValueError(f"hyperparameters and measures have the same names: {sorted(clash)}; rename one of them")
         for name in names:
             values = [configuration[name] for configuration in configurations]
             column = np.empty(trials, object)
             column[:] = values
-            numbers = all(isinstance(v, (int, float)) for v in values)
-            columns[name] = np.array(values) if numbers else column
+            kinds = {next((kind for kind in (bool, int, float) if isinstance(v, kind)), None) for v in values}
+            columns[name] = column if None in kinds or len(kinds) > 1 else np.array(values)  # 1 isn't to become 1.0
         kept = {}
         for lane, trees in outcome.kept.items():
             if self.make_trial is None:
@@ -568,20 +596,14 @@ class _Setup:
     def _retrain(self, lane: int, units: int) -> tuple[Network, Fitted]:
         """The network of a lane trained again alone, and what ``fit`` returned."""
         assert self.make_trial is not None and self.train is not None
-        made = self.make_trial(Hyperparameters(self.lanes[lane]))
+        made = self.again.get(lane // self.repeats) or self.make_trial(Hyperparameters(self.lanes[lane]))
+        self.again = {lane // self.repeats: made}
         fitted = fit(made, self.train, self.validation, epochs=units, key=self.key, shuffle=self.shuffle, trial_id=lane)
         return Network(made.net, *jax.device_get((fitted.params, fitted.state))), fitted
 
 
 def _digest_of(configurations: Iterable[Mapping[str, Any]]) -> str:
-    return digest(repr([[_text(value) for value in c.values()] for c in configurations]).encode())
-
-
-def _text(value: Any) -> str:
-    """A hyperparameter or an entry of a space as text that another process writes in the same way."""
-    if isinstance(value, Distribution):
-        return value.label
-    return function_text(value) if callable(value) else repr(value)
+    return digest(repr([[value_text(value) for value in c.values()] for c in configurations]).encode())
 
 
 def _schedule_text(schedule: Schedule, trials: int, units: int) -> str:

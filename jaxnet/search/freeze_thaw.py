@@ -28,6 +28,9 @@ def freeze_thaw(budget: float = 0.25, batch: int | None = None, every: int | Non
       batch: trials that train side by side in a turn; the default is a sixteenth of all.
       every: units that they train in a turn; the default is a twentieth of all.
 
+    Raises:
+      TypeError, ValueError: for a budget outside (0, 1], and for counts that aren't positive integers.
+
     Source: Swersky, Snoek, Adams, "Freeze-thaw Bayesian optimization" (2014). There one trial trains at a time, and
     entropy search chooses it out of a basket that expected improvement has filled; here the expected improvement of the
     prediction chooses, which counts what a turn shows, too, and lets many train side by side. There new configurations
@@ -69,7 +72,10 @@ def freeze_thaw(budget: float = 0.25, batch: int | None = None, every: int | Non
             ]
             ids = np.fromiter(model(points, scores, done).most_promising(wide, far, _alive(scores, done)), int)
         while True:  # once, but for trials that diverge on their last way
-            hopes = np.where(_alive(scores, done) & (done > 0), model(points, scores, done).last()[0], np.inf)
+            alive = _alive(scores, done)
+            if (alive & (done > 0)).any():  # else all that were tried have diverged, and one more begins
+                alive &= done > 0
+            hopes = np.where(alive, model(points, scores, done).last()[0], np.inf)
             best = int(np.argmin(hopes))
             if done[best] == units or np.isinf(hopes[best]):
                 return

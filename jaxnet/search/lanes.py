@@ -20,11 +20,12 @@ import numpy as np
 from jaxnet.callback import Callback
 from jaxnet.layer import Size
 from jaxnet.ops import compiling
+from jaxnet.search.cost import evaluated, fed
 from jaxnet.search.devices import Devices, SharedJournal, everywhere, from_first, gathered
 from jaxnet.search.journal import Journal
 from jaxnet.search.planning import Group, Plan, compile_seconds, concurrent_chunks, cores, free_memory
 from jaxnet.search.progress import Progress
-from jaxnet.search.schedules import Rung, Schedule, full
+from jaxnet.search.schedules import Rung, Schedule, steps
 from jaxnet.search.space import Hyperparameters
 from jaxnet.stream import Parts, run_parts
 from jaxnet.training import Keys, Program
@@ -91,17 +92,17 @@ def run_plan(
     configurations: Configurations,
     keys: Keys,
     *,
-    schedule: Schedule | None = None,
-    journal: Journal | SharedJournal | None = None,
-    keep: int = 0,
-    extract: Callable[[Any], Any] = lambda carry: carry,
-    progress: Progress | None = None,
-    callbacks: Sequence[Callback] = (),
-    notes: Callable[[], Mapping[str, Any]] = dict,
-    maximize: bool = False,
-    proposals: Proposals | None = None,
-    points: np.ndarray | None = None,
-    devices: Devices | None = None,
+    schedule: Schedule,
+    journal: Journal | SharedJournal | None,
+    keep: int,
+    extract: Callable[[Any], Any],
+    progress: Progress,
+    callbacks: Sequence[Callback],
+    notes: Callable[[], Mapping[str, Any]],
+    maximize: bool,
+    proposals: Proposals | None,
+    points: np.ndarray | None,
+    devices: Devices,
 ) -> Outcome:
     """Runs a plan's trials, chunk by chunk, on a CPU as many chunks at once as it has cores.
 
@@ -111,7 +112,7 @@ def run_plan(
     Args:
       program, plan, configurations, keys: what runs, and the streams it draws from. With ``plan.repeats``, each
         configuration stands there so many times in a row, and is one trial to the schedule, with the mean score.
-      schedule: who trains on; the default is all, for all units.
+      schedule: who trains on.
       journal: what was finished before, and where what finishes is written down.
       keep: how many of the best trials' carries come to the host, of those that trained for all units.
       extract: what of a carry is kept.
@@ -120,18 +121,19 @@ def run_plan(
       maximize: whether higher scores are better.
       proposals: where configurations come from that aren't there yet.
       points: where the configurations lie in the unit cube, for a schedule that models scores.
-      devices: those that the plan was made for; the default is all.
+      devices: those that the plan was made for.
 
     Raises:
       KeyboardInterrupt: on a signal to stop, with a journal as soon as the units that run are over and written down;
-        a second signal, or one without a journal, raises it at once.
+        a second signal, or one without a journal, raises it at once. What XLA runs or compiles then can't be
+        interrupted: it comes to its end on its thread, for which the interpreter waits before it exits, unless it is
+        interrupted once more.
     """
-    devices = devices or Devices()
     run = _Run(
         program, plan, configurations, keys, keep, extract, progress, callbacks, notes, journal, maximize, proposals,
         devices,
     )  # fmt: skip
-    return run.to_its_end(schedule or full(), () if points is None else (points,))
+    return run.to_its_end(schedule, () if points is None else (points,))
 
 
 def concrete(
@@ -193,9 +195,9 @@ class _Run:
     """
 
     def __init__(
-        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract, progress,
-        callbacks: Sequence[Callback], notes: Callable[[], Mapping[str, Any]], journal: Journal | SharedJournal | None,
-        maximize: bool, proposals: Proposals | None, devices: Devices,
+        self, program: Program, plan: Plan, configurations: Configurations, keys: Keys, keep, extract,
+        progress: Progress, callbacks: Sequence[Callback], notes: Callable[[], Mapping[str, Any]],
+        journal: Journal | SharedJournal | None, maximize: bool, proposals: Proposals | None, devices: Devices,
     ):  # fmt: skip
         self.program, self.plan, self.configurations, self.keys = program, plan, configurations, keys
         self.keep, self.extract, self.journal, self.proposals, self.notes = keep, extract, journal, proposals, notes
@@ -204,8 +206,8 @@ class _Run:
         self.sign, self.repeats = -1 if maximize else 1, plan.repeats
         self.trials = proposals.trials if proposals else len(configurations) // plan.repeats
         lanes = self.trials * plan.repeats
-        self.progress = progress or Progress(configurations, lanes, show=False)
-        self.story = _Story(plan, configurations, self.trials, [*[self.progress] * self.progress.shown, *callbacks])
+        self.progress = progress
+        self.story = _Story(plan, configurations, self.trials, [*[progress] * progress.shown, *callbacks])
         self.outcome = Outcome({"score": np.full((lanes, plan.units), np.nan)}, np.full(lanes, -1), {})
         self.units = np.zeros(lanes, int)  # that each has trained for
         self.reached = np.zeros(self.trials, int)  # units to which the schedule has sent each trial
@@ -225,20 +227,21 @@ class _Run:
         # A matmul split over all cores waits for the slowest of them, so on a CPU compiling and running take turns.
         self.take_turns = jax.default_backend() == "cpu"
         self.ahead = 16 if self.take_turns else 4
-        if self.in_order:
+        if self.in_order or journal is not None:
             for group in plan.groups:
                 _lane_shape(program, group, keys)  # raises for lanes that can't be sent
         if journal is not None:
             self._restore(journal)
 
     def to_its_end(self, schedule: Schedule, points: tuple[np.ndarray, ...]) -> Outcome:
-        steps = schedule.rungs(self.trials, self.plan.units, *points)
+        taking = steps(schedule, self.trials, self.plan.units, *points)
         self.compilers = concurrent.futures.ThreadPoolExecutor(min(4, cores()), "jaxnet-compile")
         self.runners = concurrent.futures.ThreadPoolExecutor(self.at_once, "jaxnet-run")
+        wait = True
         try:
             with self._stopping_in_good_order():
                 self.story.begin()
-                rungs = self._agreed(next(steps, None))
+                rungs = self._agreed(next(taking, None))
                 while rungs is not None:
                     self.outcome.rungs.append(rungs)
                     self.rung[:] = -1  # who is paused since an earlier step is in none of these
@@ -247,16 +250,20 @@ class _Run:
                     for ids in self._parts(rungs):
                         self._train(rungs, ids)
                     try:
-                        rungs = steps.send(self._seen())
+                        rungs = taking.send(self._seen())
                     except StopIteration:
                         rungs = None
                     rungs = self._agreed(rungs)
             self.rung[:] = -1
             self.story.end()
             self._tell()
+        except KeyboardInterrupt:
+            wait = False
+            _end_by_interrupts()
+            raise
         finally:
-            self.compilers.shutdown(cancel_futures=True)
-            self.runners.shutdown(cancel_futures=True)
+            self.compilers.shutdown(wait, cancel_futures=True)
+            self.runners.shutdown(wait, cancel_futures=True)
             self.devices.share(())  # lets go of the data
         for number, lanes in self.most.items():
             self.outcome.measured[self.plan.groups[number]].lanes = lanes
@@ -316,7 +323,8 @@ class _Run:
     @contextlib.contextmanager
     def _stopping_in_good_order(self) -> Iterator[None]:
         """With a journal, an interrupt lets the units that run come to their end; the second one doesn't wait."""
-        if self.journal is None or threading.current_thread() is not threading.main_thread():
+        before = signal.getsignal(signal.SIGINT)  # None for a handler of another language, which stays
+        if self.journal is None or before is None or threading.current_thread() is not threading.main_thread():
             yield
             return
 
@@ -324,9 +332,9 @@ class _Run:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted, self.stopping = True, not self.in_order  # else when all processes know
-            print("Stopping when the units that run are over; interrupt again to stop at once", file=sys.stderr)
+            print("Stopping when the units that run are over; interrupt again not to wait for them", file=sys.stderr)
 
-        before = signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGINT, stop)
         try:
             yield
         finally:
@@ -422,14 +430,19 @@ class _Run:
         return [value for value, _ in told]
 
     def _compiled(self, batches: list[_Batch], future: concurrent.futures.Future) -> None:
-        needed = max(self._told_by_all(lambda: _needed(future.result()[0])))
-        compiled, seconds = future.result()
-        measured = self.outcome.measured[batches[0].group]
-        measured.compile_seconds += seconds
-        if batches[0].lanes > self.devices.count and needed > self.memory:  # the plan's estimate was too low
+        lanes = batches[0].lanes
+        try:
+            needed = max(self._told_by_all(lambda: _needed(future.result()[0])))
+        except jax.errors.JaxRuntimeError as error:
+            self._check_memory(error, lanes)
+            needed = sys.maxsize
+        if lanes > self.devices.count and needed > self.memory:  # the plan's estimate was too low
             for batch in batches:
                 self._halve(batch, batch.ids)
             return
+        compiled, seconds = future.result()
+        measured = self.outcome.measured[batches[0].group]
+        measured.compile_seconds += seconds
         measured.bytes = max(measured.bytes, needed)
         self.programs[batches[0].program] = compiled
         for batch in batches:
@@ -452,34 +465,40 @@ class _Run:
             else:
                 values[name] = np.array(column, np.float32)
         hp = Hyperparameters({name: values[name] for name in group.structure()}, frozenset(group.static))
-        chunk.arguments = *self.devices.put((hp, padded.astype(np.int32))), self.key
         if chunk.unit:
             self._fetch(group, chunk.ids.tolist())
-            lanes = [self.parked[i] for i in padded.tolist()]
-            chunk.lane = self.devices.put(jax.tree.map(_stack, *lanes))
+
+        def put() -> None:
+            chunk.arguments = *self.devices.put((hp, padded.astype(np.int32))), self.key
+            if chunk.unit:
+                chunk.lane = self.devices.put(jax.tree.map(_stack, *[self.parked[i] for i in padded.tolist()]))
+
+        try:
+            everywhere(put)
+        except jax.errors.JaxRuntimeError as error:
+            self._split(chunk, error)
+            return
         self._advance(chunk)
 
     def _advance(self, chunk: _Chunk) -> None:
         parts = None
         if self.program.feed is not None:
-            fed = Parts.of(self.program.feed(chunk.unit))
-            parts = fed.stream(self.devices.share(fed.static), self.devices.put_shared)
+            given = fed(self.program, chunk.unit)
+            if not isinstance(given, Parts):
+                _check_fed(chunk.compiled[1][0].args_info[0][-1], given, chunk.unit)
+            given = Parts.of(given)
+            parts = given.stream(self.devices.share(given.static), self.devices.put_shared)
         self.running[self.runners.submit(_timed, _unit, chunk, np.int32(chunk.unit), parts)] = chunk
 
     def _unit_over(self, chunk: _Chunk, future: concurrent.futures.Future) -> None:
-        share = self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
+        share = self._share(chunk)
         rung, unit = chunk.batch.rung, chunk.unit
         try:
             parts = self._told_by_all(lambda: future.result()[0])  # of each process the measures of its lanes
             self.outcome.measured[chunk.batch.group].run_seconds += future.result()[1]
             going = self._record(chunk, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) or chunk.batch.lanes == self.devices.count:
-                raise
-            self.done -= share * (chunk.unit - chunk.batch.start)
-            same = [other for other in self.ready if other.batch is chunk.batch]  # those that wait behind it
-            self.ready = collections.deque(other for other in self.ready if other.batch is not chunk.batch)
-            self._halve(chunk.batch, np.concatenate([other.ids for other in (chunk, *same)]))
+            self._split(chunk, error)
             return
         chunk.unit += 1
         self.done += share
@@ -531,10 +550,12 @@ class _Run:
 
     def _write_down(self, journal: Journal | SharedJournal, chunk: _Chunk, parked: list[int], kept: list[int]) -> None:
         """What a chunk's rung gave: its lanes first, then the record by which they are known."""
-        outcome, ids = self.outcome, chunk.ids
+        outcome, ids, start = self.outcome, chunk.ids, chunk.batch.start
         record = {
-            "ids": ids, "units": chunk.unit, "diverged": outcome.diverged[ids], "parked": parked, "kept": kept,
-            "history": {name: values[ids] for name, values in outcome.history.items()}, **self.notes(),
+            "ids": ids, "start": start, "units": chunk.unit, "diverged": outcome.diverged[ids],
+            "parked": parked, "kept": kept,
+            "history": {name: values[ids, start : chunk.unit] for name, values in outcome.history.items()},
+            **self.notes(),
         }  # fmt: skip
         for role, trees in (("parked", self.parked), ("kept", outcome.kept)):
             if record[role]:
@@ -555,7 +576,8 @@ class _Run:
             self.units[ids] = record["units"]
             outcome.diverged[ids] = record["diverged"]
             for name, values in record["history"].items():
-                outcome.history.setdefault(name, np.full_like(scores, np.nan))[ids] = values
+                column = outcome.history.setdefault(name, np.full_like(scores, np.nan))
+                column[ids, record["start"] : record["units"]] = values
             for i in ids.tolist():
                 self.parked.pop(i, None)
             self.parked |= dict.fromkeys(record["parked"], _lanes_file(record, "parked"))
@@ -578,7 +600,16 @@ class _Run:
                 del self.files[name]
 
     def _fetch(self, group: Group, ids: list[int]) -> None:
-        """Lanes that are in files only, into memory."""
+        """Lanes that are in files only, into memory.
+
+        Raises:
+          ValueError: for one that wasn't kept.
+        """
+        if lost := sorted({i // self.repeats for i in ids if i not in self.parked}):
+            raise ValueError(
+                f"the schedule trains trials {lost} on, whose lanes weren't kept: after a rung those of the promoted= "
+                f"best scores are, ties by id, and with pauses=False not those that a step has left out"
+            )
         files: dict[str, list[int]] = {}
         for i in ids:
             if isinstance(self.parked[i], str):
@@ -638,6 +669,23 @@ class _Run:
         scores = self.outcome.history["score"]
         inside = [i for i in ids if i // self.repeats in place and np.isfinite(scores[i, units - 1])]
         return sorted(inside, key=lambda i: (place[i // self.repeats], i))
+
+    def _share(self, chunk: _Chunk) -> float:
+        """Of the work of all, a unit of the chunk."""
+        return self._unit_seconds(chunk.batch.group) * len(chunk.ids) / self.plan.work
+
+    def _check_memory(self, error: Exception, lanes: int) -> None:
+        """Raises an error that isn't one of memory, and one for which there can't be fewer lanes."""
+        if "RESOURCE_EXHAUSTED" not in str(error) or lanes == self.devices.count:
+            raise error
+
+    def _split(self, chunk: _Chunk, error: Exception) -> None:
+        """For a chunk that didn't fit in memory: it and those of its batch that wait again, in half as many lanes."""
+        self._check_memory(error, chunk.batch.lanes)
+        self.done -= self._share(chunk) * (chunk.unit - chunk.batch.start)
+        same = [other for other in self.ready if other.batch is chunk.batch]  # those that wait behind it
+        self.ready = collections.deque(other for other in self.ready if other.batch is not chunk.batch)
+        self._halve(chunk.batch, np.concatenate([other.ids for other in (chunk, *same)]))
 
     def _halve(self, batch: _Batch, ids: np.ndarray) -> None:
         """For lanes that don't fit: the trials again, in half as many."""
@@ -730,6 +778,16 @@ class _Story:
             callback.on_trial_end(trial, status)
 
 
+def _end_by_interrupts() -> None:
+    """An interrupt while the interpreter, at its exit, waits for threads ends the process.
+
+    Else it would end the wait alone, and the process abort as a thread comes back from XLA to no interpreter.
+    """
+    at_exit = getattr(threading, "_register_atexit", None)  # what is registered last comes first, before threads' ends
+    if at_exit is not None:
+        at_exit(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+
 def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """What the function returns, and the seconds that it took."""
     started = time.perf_counter()
@@ -762,12 +820,8 @@ def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devi
 
     def advance(hp, lane, trial_id, trials_key, unit, *rest):
         key = Keys(trials_key, trials_key, trials_key).unit(trial_id, unit)
-        carry = program.advance(hp, lane.carry, key, *rest)
-        measures = dict(program.evaluate(hp, carry, *rest))
-        if "score" not in measures:
-            raise ValueError(
-                f'evaluate must return a dict with a "score", the number to minimise, got {list(measures)}'
-            )
+        carry = jax.tree.map(jnp.asarray, program.advance(hp, lane.carry, key, *rest))
+        measures = evaluated(program, hp, carry, *rest)
         noticed = measures.pop("diverged", None)
         finite = jnp.isfinite(measures["score"])
         if noticed is None:  # the program doesn't watch over itself, so a unit that isn't finite is undone as a whole
@@ -787,8 +841,8 @@ def _lower(program: Program, group: Group, lanes: int, keys: Keys, devices: Devi
     key = keys.trials
     kinds: list[tuple] = [()]
     if program.feed is not None:
-        fed = program.feed(0)
-        kinds = [(shapes,) for shapes, _ in fed.kinds] if isinstance(fed, Parts) else [(devices.share(fed),)]
+        given = fed(program, 0)
+        kinds = [(shapes,) for shapes, _ in given.kinds] if isinstance(given, Parts) else [(devices.share(given),)]
     axes = (0, 0, 0, None, None) + (None,) * len(kinds[0])
     starter = devices.over_lanes(jax.vmap(start, in_axes=(0, 0, None)), (0, 0, None))
     with compiling.keys_folded_by_kernel():
@@ -807,9 +861,23 @@ def _over_lanes(function: Callable[..., Any], lanes: int, in_axes: tuple) -> Cal
         args = [
             jax.tree.map(lambda a: a[0], arg) if axis == 0 else arg for arg, axis in zip(args, in_axes, strict=True)
         ]
-        return jax.tree.map(lambda a: a[None], function(*args))
+        return jax.tree.map(lambda a: jnp.asarray(a)[None], function(*args))
 
     return one
+
+
+def _check_fed(first: Any, given: Any, unit: int) -> None:
+    """Raises where a unit is fed what the program wasn't compiled for, which was what the first one is fed."""
+    told = [
+        jax.tree.map(lambda leaf: f"{jax.dtypes.canonicalize_dtype(leaf.dtype)}{list(leaf.shape)}", tree)
+        for tree in (first, given)
+    ]
+    if jax.tree.flatten(told[0]) != jax.tree.flatten(told[1]):
+        raise ValueError(
+            f"feed must return arrays of the same structure, shapes and dtypes for every unit, but for unit 0 it was "
+            f"{told[0]}, and for unit {unit} {told[1]}; pad arrays to one shape, with a mask or a "
+            f"count beside them"
+        )
 
 
 def _lanes_file(record: Mapping[str, Any], role: str) -> str:

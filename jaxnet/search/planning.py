@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxnet.search.cost import CostModel, structure
+from jaxnet.search.cost import CostModel, fed, structure
 from jaxnet.search.devices import Devices
 from jaxnet.search.space import Hyperparameters, Space
 from jaxnet.stream import Parts
@@ -91,6 +92,7 @@ class Plan:
     ``units`` is the most that a trial trains, ``expected`` what it does on average; ``work`` a rough estimate of the
     run of all groups one after the other, in seconds; ``failed`` has by trial why it can't be trained; ``repeats`` is
     how many seeds each configuration has, each a trial here; ``devices`` how many share the lanes, on all hosts.
+    ``search.plan`` makes one, and has an example.
     """
 
     groups: list[Group]
@@ -152,7 +154,8 @@ def make_plan(
     memory: int | None = None,
     lanes: int | None = None,
     together: int | None = None,
-    check: Callable[[Mapping[str, Any]], None] = lambda configuration: None,
+    build: Callable[[Mapping[str, Any]], Any] = lambda configuration: None,
+    check: Callable[[Any], None] = lambda trial: None,
     strict: bool = True,
     devices: Devices | None = None,
 ) -> Plan:
@@ -169,52 +172,140 @@ def make_plan(
       memory: bytes for the lanes that run at once on a device; the default is what it has free, with a margin.
       lanes: how many run at once, in place of what memory (and on a CPU the cache) suggests; rounded up to a multiple
         of the devices.
-      together: how many trials there are at a time, at most, where not all of them are known from the start.
-      check: called with one trial's configuration of those that have the same static values; raises if no trial can be
-        made of it. Such trials, and those whose program can't be traced, are in ``failed``.
+      together: how many trials an adaptive sampler proposes at a time; None where all are known from the start.
+      build: makes a trial of a configuration, or raises; called for each that differs from the others, since what a
+        trial is made of can check numbers only, and not what stands for them in a program of many lanes.
+      check: looks closely at what ``build`` made, which takes longer, or raises; called for the smallest and the
+        largest of each size, and for all sizes only where a program of them can't be traced. Trials for which one of
+        these raises, and those whose program can't be traced, are in ``failed``.
       strict: whether to raise what the first trial raised, if all fail.
       devices: that share the lanes of a chunk; the default is all.
     """
     devices = devices or Devices()
-    feed = None if program.feed is None else Parts.of(program.feed(0))
+    feed = None if program.feed is None else Parts.of(fed(program, 0))
     devices.share(() if feed is None else feed.static)  # what is free is what these leave
     memory = free_memory(devices) if memory is None else memory
     expected = float(units if expected is None else expected)
     taken = expected / speedup(devices)
-    groups, failed, errors = [], {}, []
+    groups: list[Group] = []
+    failed: dict[int, Exception] = {}
     for (kinds, values), members in _by_static(space, configurations, ids).items():
         static = {name: value for name, _, value in values}
         floats, sizes = ([name for name, k in kinds if k == kind] for kind in ("float", "size"))
-        own = np.array([[configurations[i][name] for name in sizes] for i in members], int).reshape(len(members), -1)
-        ranges = {name: (own[:, j].min(), own[:, j].max()) for j, name in enumerate(sizes)}
-        try:
-            check(configurations[members[0]])
-            model = CostModel(program, static, floats, ranges, feed, own)
-        except Exception as error:
-            if isinstance(error, UNKNOWN) and (floats or sizes):
-                named = [name for name in floats + sizes if f"hp[{name!r}]" in str(error)] or floats + sizes
-                error.add_note(
-                    f"Of {', '.join(named)} the values aren't known while a program for many lanes is traced. "
-                    f"Where Python asks for one (if, range, a shape), also inside another library's layer, declare it "
-                    f"static, which compiles a program for each value: jn.choice(..., static=True). A schedule of "
-                    f"optax that looks at its rate is written for the rate 1, and multiplied"
-                )
-            errors.append(error)
-            failed |= dict.fromkeys(members, message(error))
+        failed |= _refused(build, configurations, members)
+        if not (ours := np.array([i for i in members if i not in failed], int)).size:
             continue
-        groups += _cut(
-            model, static, floats, sizes, own, np.array(members), taken, memory, lanes, together, devices.count
-        )
-    if errors and not groups and strict:
-        raise errors[0]
+        own = np.array([[configurations[i][name] for name in sizes] for i in ours], int).reshape(len(ours), -1)
+        rows, first, row = np.unique(own, axis=0, return_index=True, return_inverse=True)
+        look = functools.partial(_look, build, check, [configurations[i] for i in ours[first]])
+        trace = functools.partial(_traced, program, static, floats, sizes, feed)
+        model, wrong = _model(rows, look, trace)
+        row = row.reshape(-1)
+        failed |= {int(i): wrong[k] for i, k in zip(ours, row.tolist(), strict=True) if k in wrong}
+        if model is not None:
+            fine = ~np.isin(row, list(wrong))
+            own, ours = own[fine], ours[fine]
+            groups += _cut(model, static, floats, sizes, own, ours, taken, memory, lanes, together, devices.count)
+    if failed and not groups and strict:
+        raise failed[min(failed)]
     groups.sort(key=lambda group: -group.total / group.chunks)  # what takes longest first, so that no core ends alone
     work = sum(group.total for group in groups)
-    return Plan(groups, units, expected, work, dict(sorted(failed.items())), devices=devices.count)
+    messages = {i: message(error) for i, error in sorted(failed.items())}
+    return Plan(groups, units, expected, work, messages, devices=devices.count)
+
+
+def _refused(
+    build: Callable[[Mapping[str, Any]], Any], configurations: Sequence[Mapping[str, Any]], ids: Sequence[int]
+) -> dict[int, Exception]:
+    """What building raises, by trial; each configuration is built once."""
+    known: dict[tuple, Exception | None] = {}
+    for i in ids:
+        values = tuple(configurations[i].values())
+        if values not in known:
+            known[values] = raised(build, configurations[i])
+    errors = {i: known[tuple(configurations[i].values())] for i in ids}
+    return {i: error for i, error in errors.items() if error is not None}
+
+
+def _model(
+    rows: np.ndarray, look: Callable[[int], Any], trace: Callable[[np.ndarray], CostModel]
+) -> tuple[CostModel | None, dict[int, Exception]]:
+    """The cost of the trials that can be made, of those that differ in their sizes; and of each other row why not.
+
+    Args:
+      rows: sizes, ``[different, names]``. look: raises for a row of which no trial can be made.
+      trace: the cost of rows in one program; raises where there can't be one.
+    """
+    wrong: dict[int, Exception] = {}
+    left, looked, each = list(range(len(rows))), set(), False
+    while left:
+        ends = set(left if each else _ends(rows, left)) - looked
+        wrong |= {k: error for k in ends if (error := raised(look, k)) is not None}
+        looked |= ends
+        if not ends.isdisjoint(wrong):
+            left = [k for k in left if k not in wrong]
+            continue
+        try:
+            return trace(rows[left]), wrong
+        except Exception as error:
+            if each or raised(trace, rows[left[:1]]) is not None:  # no row is at fault
+                return None, wrong | dict.fromkeys(left, error)
+            each = True
+    return None, wrong
+
+
+def _look(build: Any, check: Any, configurations: Sequence[Mapping[str, Any]], k: int) -> None:
+    check(build(configurations[k]))
+
+
+def _traced(
+    program: Program, static: dict[str, Any], floats: list[str], sizes: list[str], feed: Any, rows: np.ndarray
+) -> CostModel:
+    ranges = {name: (column.min(), column.max()) for name, column in zip(sizes, rows.T, strict=True)}
+    try:
+        return CostModel(program, static, floats, ranges, feed, rows)
+    except Exception as error:
+        _explain(error, floats + sizes)
+        raise
+
+
+def _ends(rows: np.ndarray, left: list[int]) -> list[int]:
+    """Of the rows that are left those with the smallest and with the largest value of each size."""
+    some = rows[left]
+    return [left[k] for k in (*some.argmin(axis=0), *some.argmax(axis=0))] or left[:1]
+
+
+def raised(function: Callable[..., Any], *arguments: Any) -> Exception | None:
+    """What a call raises, or None."""
+    try:
+        function(*arguments)
+    except Exception as error:
+        return error
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, what that was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _explain(error: Exception, names: Sequence[str]) -> None:
+    """Adds what to do about a value that isn't known while a program is traced, of one of these hyperparameters."""
+    if names and any(isinstance(cause, UNKNOWN) for cause in _chain(error)):
+        named = [name for name in names if f"hp[{name!r}]" in str(error)] or names
+        error.add_note(
+            f"Of {', '.join(named)} the values aren't known while a program for many lanes is traced. "
+            f"Where Python asks for one (if, range, a shape), also inside another library's layer, declare it "
+            f"static, which compiles a program for each value: jn.choice(..., static=True). A schedule of "
+            f"optax that looks at its rate is written for the rate 1, and multiplied"
+        )
 
 
 def message(error: Exception) -> str:
-    """An error as it stands in a table, with its notes, but for JAX's on the frames that it leaves out."""
-    notes = [note for note in getattr(error, "__notes__", []) if not note.startswith("---")]
+    """An error as it stands in a table, with its notes and those of its causes, but for JAX's on hidden frames."""
+    notes = [note for cause in _chain(error) for note in getattr(cause, "__notes__", []) if not note.startswith("---")]
     return "\n".join([f"{type(error).__name__}: {error}", *notes])
 
 

@@ -20,7 +20,7 @@ from jaxnet.search.lanes import Measured, concrete
 from jaxnet.search.planning import Group, Plan
 from jaxnet.search.schedules import Rung
 from jaxnet.search.space import Hyperparameters, Scale
-from jaxnet.training import Fitted, Trial
+from jaxnet.training import Fitted, Program, Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +78,15 @@ class SearchResult:
       plan: how the trials were grouped; None for a result that was loaded.
       compile_seconds, run_seconds: time spent waiting for compilation, and running, in seconds.
       devices: how many shared the lanes, on all hosts.
+
+    >>> import jaxnet as jn
+    >>> program = jn.search.Program(lambda hp, key: 1.0, lambda hp, x, key: x * hp.rate, lambda hp, x: {"score": x})
+    >>> space = jn.Space(rate=jn.uniform(0.1, 0.9))
+    >>> result = jn.random_search(program, space, trials=4, epochs=3, key=jax.random.key(0))
+    >>> list(result.table), result.curves.shape
+    (['id', 'status', 'units', 'score', 'diverged', 'rate'], (4, 3))
+    >>> bool(result.best["rate"] == result.table["rate"].min())
+    True
     """
 
     table: Columns
@@ -203,6 +212,8 @@ class SearchResult:
 
     def reproduce(self, row: Row | int | None = None, seed: int = 0) -> Reproduction:
         """Trains a row again, alone, and compares its curves with those of the search.
+
+        The row that was trained again last compiles nothing, with any of its seeds.
 
         Args:
           row, seed: as for ``network``.
@@ -360,7 +371,8 @@ class SearchResult:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes table, curves and the networks at hand into one file, as ``jn.save`` does; nothing is pickled.
 
-        Values that aren't numbers, strings, booleans or None (functions in a ``choice``) are written as their names.
+        Values that aren't numbers, strings, booleans, None or tuples of them (functions in a ``choice``) are written as
+        their names.
         """
         arrays: dict[str, np.ndarray] = {f"history/{name}": values for name, values in self.history.items()}
         columns = {
@@ -389,25 +401,28 @@ class SearchResult:
     def load(
         cls,
         path: str | os.PathLike[str],
-        trial: Callable[[Any], Trial] | None = None,
+        trial: Callable[[Any], Trial] | Program | None = None,
         spec: Spec | tuple[int, ...] | None = None,
     ) -> SearchResult:
         """Reads what ``save`` wrote.
 
         Args:
           path: the file.
-          trial: the trial function, which builds the networks at hand; without it ``network`` raises.
-          spec: of one example, as ``net.init`` takes it; wanted with ``trial``.
+          trial: the trial function, which builds the networks at hand, or the ``Program``, of whose carries it gives
+            the structure; without it ``network`` raises.
+          spec: of one example, as ``net.init`` takes it; wanted with a trial function.
 
         Raises:
-          ValueError: for a file that isn't such a result, or is truncated; from ``network``, when the trial function
-            makes a network of other shapes.
+          ValueError: for a file that isn't such a result, or is truncated; for a trial function without a spec; from
+            ``network``, when the trial function makes a network of other shapes.
         """
+        if trial is not None and spec is None and not isinstance(trial, Program):
+            raise ValueError("load: a trial function wants spec= too, that of one example, such as (28, 28, 1)")
         header, arrays = read_arrays(path, FORMAT)
         columns = {part: _unpacked(part, columns, arrays) for part, columns in header["columns"].items()}
         columns["table"]["status"] = columns["table"]["status"].astype(str)
         scales = {
-            name: Scale(kind, bounds and tuple(bounds), tuple(values))
+            name: Scale(kind, bounds and tuple(bounds), tuple(map(_restored, values)))
             for name, (kind, bounds, values) in header["scales"].items()
         }
         history, repeated = (
@@ -420,7 +435,7 @@ class SearchResult:
             compile_seconds=header["compile_seconds"], run_seconds=header["run_seconds"],
             devices=header["devices"],
         )  # fmt: skip
-        if trial is not None and spec is not None:
+        if trial is not None:
             for lane in header["kept"]:
                 prefix = f"network/{lane}/"
                 leaves = {name[len(prefix) :]: leaf for name, leaf in arrays.items() if name.startswith(prefix)}
@@ -444,7 +459,8 @@ def kept_network(
     def make() -> Network:
         narrow = make_trial(hp).net
         sized = concrete(kinds, sizes, hp)
-        masks = _masks(make_trial, *_hashable(spec))(sized)
+        # A method is known by its object's identity, also where the object, a dataclass say, can't be hashed.
+        masks = _masks(make_trial.__call__, *_hashable(spec))(sized)
         return Network(narrow, *unpad(make_trial(sized).net, narrow, spec, *trees, masks=masks))
 
     return make
@@ -537,7 +553,7 @@ def _unpacked(part: str, columns: list[Any], arrays: Columns) -> Columns:
     table = {}
     for name, kind, values in columns:
         if kind == "plain":
-            table[name] = _objects(values)
+            table[name] = _objects([_restored(value) for value in values])
         else:
             array = arrays[f"{part}/{name}"]
             table[name] = (
@@ -560,9 +576,15 @@ def _ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return column
 
 
-def _rebuilt(result: SearchResult, trial, spec, trial_id: int, leaves: dict[str, np.ndarray]) -> Network:
-    net = trial(result.hyperparameters(trial_id)).net
-    return Network(net, *as_trees(net, spec, leaves, f"trial {trial_id} of the file"))
+def _rebuilt(result: SearchResult, trial, spec, trial_id: int, leaves: dict[str, np.ndarray]) -> Any:
+    source, hp = f"trial {trial_id} of the file", result.hyperparameters(trial_id)
+    if not isinstance(trial, Program):
+        return Network(net := trial(hp).net, *as_trees(net, spec, leaves, source))
+    carry = jax.eval_shape(lambda: trial.init(hp, jax.random.key(0)))  # in a lane its shapes may be larger
+    names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(carry)}
+    if names != set(leaves):
+        raise ValueError(f"{source} has a carry of {sorted(leaves)}, the program makes one of {sorted(names)}")
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path)], carry)
 
 
 def _id(row: Row | int) -> int:
@@ -578,4 +600,15 @@ def _text(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) is tuple:  # JSON and msgpack would make it a list
+        return {"tuple": [_plain(entry) for entry in value]}
     return value if value is None or isinstance(value, (int, float, str, bool)) else _text(value)
+
+
+def _restored(value: Any) -> Any:
+    """What ``_plain`` was given.
+
+    >>> _restored(_plain((5, ("a", None), ())))
+    (5, ('a', None), ())
+    """
+    return tuple(map(_restored, value["tuple"])) if isinstance(value, dict) else value

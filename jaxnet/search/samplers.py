@@ -6,6 +6,8 @@ A sampler that learns proposes batch by batch, and there configuration i depends
 from __future__ import annotations
 
 import itertools
+import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -95,6 +97,9 @@ Sampler = Callable[[Space, jax.Array, int | None], Sequence[dict[str, Any]] | Pr
 def random() -> Listing:
     """Independent draws from the space: the baseline that is hard to beat (Bergstra and Bengio, JMLR 2012).
 
+    Raises:
+      ValueError: in a search without ``trials=``, or where ``where=`` allows too little of the space.
+
     >>> import jaxnet as jn
     >>> space = jn.Space(x=jn.uniform(0, 1))
     >>> long, short = (random()(space, jax.random.key(0), n) for n in (256, 64))
@@ -117,6 +122,9 @@ def sobol() -> Listing:
     """Points of a scrambled Sobol sequence: as random as ``random()`` one by one, but spread more evenly together.
 
     With powers of two trials each hyperparameter's range, cut into as many equal parts, has one trial in each part.
+
+    Raises:
+      ValueError: as ``random``.
 
     Source: Bergstra and Bengio, "Random search for hyper-parameter optimization" (JMLR 2012), sec. 5; the sequence and
     its scrambling (Owen; Matousek) are scipy's.
@@ -144,7 +152,8 @@ def grid(points: int | Mapping[str, int] = 5) -> Listing:
 
     Args:
       points: values of each entry, or ``{name: values}`` with 5 for entries that aren't named. Choices, and integers
-        with fewer values than that, give each value once.
+        with fewer values than that, give each value once. A search's ``trials=`` below their product takes the first of
+        them, a corner of the grid, with a warning.
 
     Raises:
       ValueError: for a name that the space doesn't have, or fewer than one point; and when ``trials=`` asks for more
@@ -177,6 +186,7 @@ def grid(points: int | Mapping[str, int] = 5) -> Listing:
                 yield from grow(earlier | {name: value}, rest)
 
         every: Iterator[dict[str, Any]]
+        values: list[list[Any]] = []
         if space.independent:
             values = [_values(space.distribution(name, {}), per_entry.get(name, default)) for name in space.entries]
             every = (dict(zip(space.entries, row, strict=True)) for row in itertools.product(*values))
@@ -188,6 +198,13 @@ def grid(points: int | Mapping[str, int] = 5) -> Listing:
         if trials is not None and len(configurations) < trials:
             raise ValueError(
                 f"grid: {trials} trials asked for, but the grid has only {len(configurations)}; try more points"
+            )
+        if any(map(space.allows, itertools.islice(every, REJECTIONS))):
+            of = math.prod(map(len, values)) if values and not space.constraints else "more"
+            warnings.warn(
+                f"grid: trials={trials} takes the first of {of} points, where {next(iter(space.entries))!r} hardly "
+                f"varies. Leave trials= out for all of them, try fewer points, or sobol(), which spreads any number",
+                stacklevel=2,
             )
         return configurations
 

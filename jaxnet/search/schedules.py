@@ -18,8 +18,12 @@ Scores = np.ndarray
 class Rung(NamedTuple):
     """Trials that train until so many units are done.
 
-    ``ids`` are the trials; ``units`` what each has done, in all, when the rung is over; ``promoted`` how many of them
-    may train on after it, at most, which bounds the lanes that are kept.
+    ``ids`` are the trials, an array or a list; ``units`` what each has done, in all, when the rung is over;
+    ``promoted`` how many of them may train on after it, at most, which bounds the lanes that are kept: those of the
+    best scores, ties by id.
+
+    >>> Rung(np.arange(4), units=5, promoted=2)
+    Rung(ids=array([0, 1, 2, 3]), units=5, promoted=2)
     """
 
     ids: np.ndarray
@@ -30,21 +34,33 @@ class Rung(NamedTuple):
 class Schedule(NamedTuple):
     """Two functions, and what a search wants to know of them; one's own schedule is made of it.
 
-    ``trials(units)`` is the number of configurations that the schedule asks for, given the largest number of units of a
-    trial, or None where it takes any number.
+    Args:
+      trials: ``trials(units)`` is the number of configurations that the schedule asks for, given the largest number of
+        units of a trial, or None where it takes any number.
+      rungs: ``rungs(trials, units)`` is a generator. It yields lists of rungs whose trials have nothing to do with each
+        other and train side by side; when they are over, it is sent the scores so far, ``[trials, units]``, lower is
+        better, NaN where a trial wasn't trained or had diverged; and so on until it returns. A trial that comes again
+        goes on where it was.
+      label: text that identifies the schedule in a journal. Without one, the journal stores the steps it takes when all
+        scores are equal.
+      average: ``average(trials, units)`` is the number of units that a trial trains on average; where there is none,
+        that is rehearsed, too, with equal scores.
+      points: True has the generator called as ``rungs(trials, units, points)``; points, ``[trials, entries of the
+        space]``, are where the configurations lie in the unit cube, NaN for those that haven't been proposed yet, and
+        are filled in as they are.
+      pauses: False says that a trial that is left out of a step comes in none of the later ones, so callbacks are told
+        there that it has stopped, not when the search is over, and its lane is forgotten.
 
-    ``rungs(trials, units)`` is a generator. It yields lists of rungs whose trials have nothing to do with each other
-    and train side by side; when they are over, it is sent the scores so far, ``[trials, units]``, lower is better, NaN
-    where a trial wasn't trained or had diverged; and so on until it returns. A trial that comes again goes on where it
-    was.
+    All train for half of the units, and the better half of them to the end:
 
-    ``label`` is how it was written, which a journal knows it by; where there is none, it goes by what the schedule does
-    when all scores are the same. ``average(trials, units)`` is the number of units that a trial trains on average;
-    where there is none, that is rehearsed, too. With ``points`` the generator is called as ``rungs(trials, units,
-    points)``; points, ``[trials, entries of the space]``, are where the configurations lie in the unit cube, NaN for
-    those that haven't been proposed yet, and are filled in as they are. Without ``pauses`` a trial that is left out of
-    a step comes in none of the later ones, so callbacks are told there that it has stopped, not when the search is
-    over, and its lane is forgotten.
+    >>> def rungs(trials, units):
+    ...     half = max(units // 2, 1)
+    ...     scores = yield [Rung(np.arange(trials), half, promoted=trials // 2)]
+    ...     best = np.argsort(scores[:, half - 1], kind="stable")[: trials // 2]  # NaN, what diverged, comes last
+    ...     yield [Rung(np.sort(best), units)]
+    >>> own = Schedule(lambda units: None, rungs, "the better half", pauses=False)
+    >>> [(rung.ids.tolist(), rung.units) for step in rehearsed(own, 4, 10) for rung in step]
+    [([0, 1, 2, 3], 5), ([0, 1], 10)]
     """
 
     trials: Callable[[int], int | None]
@@ -77,6 +93,9 @@ def successive_halving(eta: int = 3, least: int = 1) -> Schedule:
     Args:
       eta: the share that goes on is one in so many; 3 or 4 are usual.
       least: units of the first rung, at least.
+
+    Raises:
+      TypeError, ValueError: for an ``eta`` below 2 and a ``least`` below 1, or that aren't integers.
 
     Source: Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016). Promoted trials go on where they
     were, they don't start again.
@@ -113,6 +132,10 @@ def hyperband(eta: int = 3, counts: str = "algorithm") -> Schedule:
       eta: as for ``successive_halving``.
       counts: the trials that bracket s starts with, of S + 1 brackets: "algorithm" is
         ``ceil((S + 1) * eta ** s / (s + 1))``, "table" is ``floor((S + 1) / (s + 1)) * eta ** s``.
+
+    Raises:
+      TypeError, ValueError: for an ``eta`` that isn't an integer of at least 2, or other ``counts``; from the search,
+        for ``trials=`` that aren't as many.
 
     Source: Li et al., "Hyperband" (JMLR 2018), whose Algorithm 1 and Table 1 differ in their counts: for R = 81 and
     eta = 3 they are 81, 34, 15, 8, 5 and 81, 27, 9, 6, 5. Promoted trials go on where they were, so Table 1 costs
@@ -160,6 +183,9 @@ def median_stopping(start: int = 1, every: int = 1) -> Schedule:
       start: units before any trial is stopped.
       every: units from look to look.
 
+    Raises:
+      TypeError, ValueError: for units that aren't positive integers.
+
     Source: Golovin et al., "Google Vizier" (KDD 2017), sec. 3.2.1; there trials run one after the other and the median
     is over completed ones, here they run together and it is over all that have come as far.
 
@@ -187,6 +213,60 @@ def median_stopping(start: int = 1, every: int = 1) -> Schedule:
     return Schedule(lambda units: None, rungs, f"median_stopping({start}, {every})", pauses=False)
 
 
+def steps(schedule: Schedule, trials: int, units: int, *points: np.ndarray) -> Generator[list[Rung], Scores, None]:
+    """The steps of a schedule, with ids as arrays.
+
+    Raises:
+      TypeError, ValueError: for a step that isn't a list of rungs; for ids that aren't those of trials, or that come
+        twice in a step; for units beyond the last one, or before what a trial has done; for more trials that train on
+        than their rung promoted; and for a schedule that trains nothing.
+    """
+    done, of = np.zeros(trials, int), np.full(trials, -1)  # what each has trained, and which rung was its last
+    places: list[int] = []  # how many more may train on, of each rung
+    scores = np.full((trials, units), np.nan)
+    given = schedule.rungs(trials, units, *points)
+    step = next(given, None)
+    while step is not None:
+        if not isinstance(step, (list, tuple)) or not step or not all(isinstance(rung, Rung) for rung in step):
+            raise TypeError(f"a schedule must yield lists of jn.search.Rung, with one at least, got {step!r}")
+        step = [_checked(rung, trials, units) for rung in step]
+        ids = np.concatenate([rung.ids for rung in step])
+        if len(twice := np.flatnonzero(np.bincount(ids, minlength=trials) > 1)):
+            raise ValueError(f"a trial trains in one rung at a time, but {twice.tolist()} come twice in {step}")
+        for rung in step:
+            if len(back := rung.ids[done[rung.ids] > rung.units]):
+                raise ValueError(f"trials {back.tolist()} have already trained for more than the units of {rung}")
+            for i in rung.ids[done[rung.ids] > 0].tolist():
+                places[of[i]] -= bool(np.isfinite(scores[i, done[i] - 1]))  # what diverged isn't trained on
+                if places[of[i]] < 0:
+                    raise ValueError(
+                        f"more trials train on than their rung promoted: {rung} has trial {i}, too; give the earlier "
+                        f"one promoted=, the most that may train on"
+                    )
+            done[rung.ids], of[rung.ids] = rung.units, len(places)
+            places.append(rung.promoted)
+        scores = yield step
+        try:
+            step = given.send(scores)
+        except StopIteration:
+            step = None
+    if not done.any():
+        raise ValueError("the schedule trains no trial: its rungs() must yield a list of jn.search.Rung at least once")
+
+
+def _checked(rung: Rung, trials: int, units: int) -> Rung:
+    ids = np.asarray(rung.ids)
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise TypeError(f"a rung's ids must be a list or an array of integers, got {rung}")
+    if len(strange := ids[(ids < 0) | (ids >= trials)]):
+        raise ValueError(f"there are trials 0 to {trials - 1}, got {strange.tolist()} in {rung}")
+    check_count("a rung's units", rung.units)
+    check_count("a rung's promoted", rung.promoted, 0)
+    if rung.units > units:
+        raise ValueError(f"a trial trains for {units} units at most, got {rung}")
+    return Rung(ids.astype(int), int(rung.units), int(rung.promoted))
+
+
 def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:
     """The steps that a schedule takes if no trial diverges and all scores are the same.
 
@@ -194,11 +274,11 @@ def rehearsed(schedule: Schedule, trials: int, units: int) -> list[list[Rung]]:
     [3, 2, 1]
     """
     points = (np.full((trials, 1), np.nan),) if schedule.points else ()
-    steps, taken = schedule.rungs(trials, units, *points), []
+    taking, taken = steps(schedule, trials, units, *points), []
     with contextlib.suppress(StopIteration):
-        taken.append(next(steps))
+        taken.append(next(taking))
         while True:
-            taken.append(steps.send(np.zeros((trials, units))))
+            taken.append(taking.send(np.zeros((trials, units))))
     return taken
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxnet.hints import did_you_mean
 
-RESERVED = ("id", "status", "units", "score", "diverged")  # columns of the table of results
+RESERVED = ("id", "status", "units", "score", "score_error", "diverged")  # columns of the table of results
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -22,7 +22,12 @@ class Hyperparameters(Mapping[str, Any]):
     Those of a nested space have names with a dot, ``hp["optimizer.rate"]``, and are there together, too:
     ``hp.optimizer`` are hyperparameters and ``hp.optimizer.rate`` one of them.
 
-    A name that isn't there raises ``AttributeError`` (``KeyError`` for an item) with the names that are.
+    Raises:
+      AttributeError: for a name that isn't there, with the names that are (``KeyError`` for an item).
+
+    >>> given = hp(rate=0.1, optimizer=hp(momentum=0.9))
+    >>> given.rate, given["optimizer.momentum"], list(given)
+    (0.1, 0.9, ['rate', 'optimizer.momentum'])
     """
 
     _values: dict[str, Any]
@@ -86,12 +91,25 @@ _LEAF = object()  # marks, in a tree structure, the hyperparameters that are lea
 def hp(**values: Any) -> Hyperparameters:
     """Hyperparameters for a single trial: ``trial(jn.hp(learning_rate=0.05, hidden=300))``. Integers stay integers.
 
+    Raises:
+      ValueError: for a name that every mapping has already, such as ``values``.
+
     >>> hp(learning_rate=0.05, hidden=300).hidden
     300
     >>> hp(optimizer=hp(rate=0.05, momentum=None)).optimizer.rate  # as of a nested space
     0.05
     """
+    for name in values:
+        _check_attribute("hp", name)
     return Hyperparameters(_flat(values))
+
+
+def _check_attribute(where: str, name: str) -> None:
+    if hasattr(Hyperparameters({}), name):
+        raise ValueError(
+            f"{where}: hp.{name} is something else, as of every mapping; give the hyperparameter another name, such as "
+            f"{name}_"
+        )
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +139,7 @@ class Distribution:
       label: how it was written, for errors and plans.
       log: whether it is spread evenly over the logarithm, for axes of plots.
       bounds: (low, high) of a number, ends included; None for a choice.
+      values: those of a choice.
     """
 
     kind: str
@@ -130,6 +149,7 @@ class Distribution:
     label: str
     log: bool = False
     bounds: tuple[float, float] | None = None
+    values: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         return self.label
@@ -150,11 +170,14 @@ def uniform(low: float, high: float) -> Distribution:
         _check_value(label, value, low, high)
         return (value - low) / (high - low) if low < high else 0.5
 
-    return Distribution("float", lambda u: low + u * (high - low), place, None, label, bounds=(low, high))
+    return Distribution("float", lambda u: min(low + u * (high - low), high), place, None, label, bounds=(low, high))
 
 
 def log_uniform(low: float, high: float) -> Distribution:
     """Positive real numbers whose logarithm is spread evenly over [log low, log high].
+
+    Raises:
+      TypeError, ValueError: as ``uniform``; for a ``low`` that isn't positive.
 
     >>> round(log_uniform(1e-3, 1e-1).value(0.5), 6)
     0.01
@@ -180,10 +203,13 @@ def integers(low: int, high: int, *, static: bool = False) -> Distribution:
         widths and batch sizes). True compiles one for each value and makes ``hp.n`` a Python integer, good for depths,
         kernel sizes and anything that ``range`` or ``if`` needs.
 
+    Raises:
+      TypeError, ValueError: for ends that aren't integers, for low > high; without ``static=True`` for a low below 1.
+
     >>> [integers(1, 3).value(u) for u in (0, 0.34, 0.99)]
     [1, 2, 3]
     """
-    label = _check_ends("integers", low, high, int, positive=not static)
+    label = _check_ends("integers", low, high, int, positive=not static, static=static)
     count = high - low + 1
     kind = "static" if static else "size"
 
@@ -202,10 +228,13 @@ def log_integers(low: int, high: int, *, static: bool = False) -> Distribution:
     Args:
       static: as in ``integers``.
 
+    Raises:
+      TypeError, ValueError: as ``integers``; for a ``low`` below 1.
+
     >>> log_integers(10, 1000).value(0.0), log_integers(10, 1000).value(0.99999)
     (10, 1000)
     """
-    label = _check_ends("log_integers", low, high, int, positive=True)
+    label = _check_ends("log_integers", low, high, int, positive=True, static=static)
     span = math.log(high + 1) - math.log(low)
 
     def value(u):
@@ -251,6 +280,8 @@ def choice(*values: Any, static: bool | None = None) -> Distribution:
     if static is None:
         static = ints or not floats
     kind = "static" if static else "size" if ints else "float"
+    for value in values if kind != "static" else ():
+        _check_held(label, value, whole=ints)
     kept = tuple(map(float, values)) if kind == "float" else values
     count = len(kept)
     places = {(type(v), v): (i + 0.5) / count for i, v in reversed(list(enumerate(map(_native, kept))))}
@@ -264,7 +295,7 @@ def choice(*values: Any, static: bool | None = None) -> Distribution:
         except (KeyError, TypeError):
             raise ValueError(f"{label}: {value!r} is not one of the values") from None
 
-    return Distribution(kind, lambda u: kept[min(int(u * count), count - 1)], place, count, label)
+    return Distribution(kind, lambda u: kept[min(int(u * count), count - 1)], place, count, label, values=kept)
 
 
 class Scale(NamedTuple):
@@ -295,8 +326,8 @@ class Space:
       where: a function from all hyperparameters to a bool. Samplers propose only what it says True of.
 
     Raises:
-      ValueError: for an empty space, or a name with a dot or that of a column of results. TypeError: for an entry that
-        is none of these.
+      ValueError: for an empty space, or a name with a dot, that of a column of results, or one that ``hp.name`` can't
+        have, such as ``keys``. TypeError: for an entry that is none of these.
 
     >>> space = Space(k2=integers(10, 60), k1=lambda hp: integers(5, hp.k2))
     >>> space.configuration([0.0, 0.5])
@@ -327,6 +358,7 @@ class Space:
         for name, entry in entries.items():
             if name in RESERVED:
                 raise ValueError(f"Space: {name!r} is a column of the results; give the hyperparameter another name")
+            _check_attribute("Space", name)
             if "." in name:
                 raise ValueError(f"Space: {name!r} has a dot; nest a space instead: {name.split('.')[0]}=jn.Space(...)")
             if isinstance(entry, Space):
@@ -398,11 +430,14 @@ class Space:
 
         Raises:
           ValueError: for a name that the space doesn't have, one that is missing, a value that isn't among the
-            distribution's, and for what ``where=`` doesn't allow.
+            distribution's, and for what ``where=`` doesn't allow. TypeError: for what isn't a mapping.
 
         >>> Space(rate=uniform(0, 1), hidden=lambda hp: 10).check({"rate": 1})
         {'rate': 1.0, 'hidden': 10}
         """
+        if not isinstance(configuration, Mapping):
+            names = list(self.entries)
+            raise TypeError(f"expected a configuration, a dict of values by the names {names}, got {configuration!r}")
         given = _flat(configuration)
         if unknown := [name for name in given if name not in self.entries]:
             raise ValueError(
@@ -512,7 +547,22 @@ def _check_value(label: str, value: Any, low: float, high: float, whole: bool = 
         raise ValueError(f"{label}: {value!r} is not {'an integer' if whole else 'a number'} in [{low!r}, {high!r}]")
 
 
-def _check_ends(name: str, low: Any, high: Any, kind: type, positive: bool = False) -> str:
+def _check_held(label: str, value: Any, whole: bool) -> None:
+    """Raises for a number that isn't what it is in a lane: there sizes are int32, and other numbers float32."""
+    if whole and value > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{label}: {value!r} is more than a size can be, which is an int32 (at most 2147483647); use static=True, "
+            f"which compiles a program for each value, or a smaller unit"
+        )
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    if not whole and math.isfinite(value) and value and not least <= abs(float(value)) <= most:
+        raise ValueError(
+            f"{label}: {value!r} is out of the range of float32, as which lanes have it (1.2e-38 to 3.4e38, and 0); "
+            f"give it in another unit, or its logarithm, and compute what is wanted in the trial"
+        )
+
+
+def _check_ends(name: str, low: Any, high: Any, kind: type, positive: bool = False, static: bool = False) -> str:
     """Raises for ends that make no sense; returns how the distribution was written."""
     label = f"{name}({low!r}, {high!r})"
     wanted = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
@@ -530,4 +580,6 @@ def _check_ends(name: str, low: Any, high: Any, kind: type, positive: bool = Fal
             else ("a size is at least 1; use static=True for zero and below")
         )
         raise ValueError(f"{label}: low must be positive, got {low!r}: {hint}")
+    for end in (low, high) if not static else ():
+        _check_held(label, end, whole=kind is int)
     return label

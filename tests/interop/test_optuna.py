@@ -178,6 +178,14 @@ def test_choices_that_depend_on_others_are_the_study_s_own(key):
         assert ("width (place among its choices)" in told.params) == (row["optimizer"] == "adam")
 
 
+def test_an_enqueued_value_that_is_no_choice_leaves_no_trial_running(key):
+    of = study()
+    of.enqueue_trial({"start": 3.0})
+    with pytest.raises(ValueError, match="3.0"):
+        optimize(of, FALLING, jn.Space(start=jn.choice(2.0, 8.0)), n_trials=2, epochs=1, key=key, progress=False)
+    assert states(of) == [TrialState.FAIL]
+
+
 def test_what_is_enqueued_must_be_in_the_space(key):
     of = study()
     of.enqueue_trial({"rate": 5.0})

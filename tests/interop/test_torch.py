@@ -112,7 +112,7 @@ def test_a_new_head_is_drawn_and_the_old_one_left_out(module):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"body.0": torch.conv("0")}, r"the network has no layer 'body.0' with parameters; it has \['features.0', "),
+        ({"body.0": torch.conv("0")}, r"the network has no layer 'body.0' with weights; it has \['features.0', "),
         ({"features.0": torch.conv("7")}, r"layer 'features.0': there is no '7.weight' among the weights"),
         ({"features.0": torch.conv("0", bias=False)}, r"its params are \['b', 'w'\], the weights would give \['w'\]"),
         ({"features.3": torch.conv("0", bias=False)}, r"'w' has shape \(2, 3, 2, 6\), the weights give \(3, 3, 2, 4\)"),
@@ -146,3 +146,17 @@ def test_tensors_are_taken_as_they_come():
         jn.dense(2), (3,), {f"fc.{name}": value for name, value in state_dict.items()}, {"": torch.linear("fc")}
     )
     assert params["w"].shape == (3, 2)
+
+
+def test_a_batch_norm_without_parameters_has_its_averages():
+    weights = {
+        "0.weight": np.ones((3, 4), np.float32),
+        "0.bias": np.zeros(3, np.float32),
+        "1.running_mean": np.float32([1, 2, 3]),
+        "1.running_var": np.float32([4, 5, 6]),
+        "1.num_batches_tracked": np.int64(7),
+    }
+    net = jn.serial(jn.dense(3), jn.batch_norm(scale=False, offset=False))
+    mapping = {"0": torch.linear("0"), "1": torch.batch_norm("1", affine=False)}
+    _, state = torch.weights(net, (4,), weights, mapping)
+    assert state[1]["mean"].tolist() == [1, 2, 3] and state[1]["variance"].tolist() == [4, 5, 6]

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,31 @@ def walk():
 
 def walks(**options):
     return jn.search.run(walk(), SPACE, trials=11, epochs=4, key=jax.random.key(3), keep=0, **options)
+
+
+def reused_buffer():
+    """The curves of a program whose feed fills one NumPy array anew for each unit."""
+    buffer, unit = np.zeros(1, np.float32), lanes_module._unit
+
+    def feed(number):
+        buffer[:] = number
+        return buffer
+
+    def late(*arguments):
+        time.sleep(0.02)
+        return unit(*arguments)
+
+    program = jn.search.Program(
+        lambda hp, key: jnp.zeros(()), lambda hp, carry, key, fed: carry + fed[0],
+        lambda hp, carry, fed: {"score": carry}, feed,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes_module, "_unit", late)
+        patch.setattr(planning, "cores", lambda: 3)
+        space = jn.Space(rate=jn.uniform(0, 1))
+        return jn.random_search(
+            program, space, trials=6, epochs=4, key=jax.random.key(0), keep=0, lanes=len(jax.devices())
+        ).curves.tolist()
 
 
 @contextlib.contextmanager
@@ -130,6 +156,7 @@ def on_eight_devices(folder):
     search(folder / "halving-on-8").save(folder / "halving")
     search(folder / "from-1-to-8", lanes=2).save(folder / "resumed-on-8")
     walks().save(folder / "walks")
+    report["reused buffer"] = reused_buffer()
     (folder / "report.json").write_text(json.dumps(report))
     with dying_after(4, lambda: os.kill(os.getpid(), signal.SIGKILL)):
         search(folder / "from-8-to-1")
@@ -278,6 +305,7 @@ def test_lanes_are_sharded_over_eight_devices_and_nothing_is_communicated(eight)
     assert "on each of 8 devices" in report["plan"]
     assert report["communication"] == []
     assert len(report["data"]) == 2  # inputs and targets, put on the devices once
+    assert report["reused buffer"] == [[0.0, 1.0, 3.0, 6.0]] * 6
 
 
 def test_eight_devices_give_the_table_and_the_networks_of_one(eight, alone):
@@ -388,10 +416,15 @@ def test_memory_is_that_of_the_fullest_device():
 def test_one_device_has_no_mesh_and_one_process_no_messages():
     devices = Devices()
     assert devices.count == 1 and list(devices.places(5)) == [0, 1, 2, 3, 4] and devices.rounded(2.5) == 3
-    tree = {"a": np.ones(3)}
-    assert devices.share(tree) is tree
+    tree = {"a": jnp.ones(3)}
+    assert devices.share(tree)["a"] is tree["a"]
     assert devices.take({"a": jnp.arange(5)}, [4, 1], 5, 3) == {4: {"a": 4}, 1: {"a": 1}}
     assert everywhere(lambda: tree) == [tree]
+
+
+def test_a_feed_may_fill_one_buffer_anew():
+    """The unit i brings i, so after u of them a trial has u (u - 1) / 2; others are fed while its unit waits."""
+    assert reused_buffer() == [[0.0, 1.0, 3.0, 6.0]] * 6
 
 
 if __name__ == "__main__":

@@ -134,6 +134,14 @@ def test_what_diverged_is_not_taken_up_again():
     assert simulate(jn.search.freeze_thaw(0.6, every=2), curves, points)[1].max() <= 10
 
 
+@pytest.mark.parametrize("budget", [0.01, 0.1, 0.5])
+def test_where_all_that_were_tried_diverged_others_begin(budget):
+    points, curves = curves_of_the_model(np.random.default_rng(3), 16, 10)
+    curves[:-1] = np.nan
+    _, done = simulate(jn.search.freeze_thaw(budget, batch=3), curves, points)
+    assert done[-1] == 10
+
+
 def test_where_configurations_are_not_known_yet_they_are_taken_in_order():
     _, curves = curves_of_the_model(np.random.default_rng(4), 20, 10)
     log, done = simulate(jn.search.freeze_thaw(0.3, batch=2), curves, np.full((20, 2), np.nan))

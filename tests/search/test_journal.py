@@ -1,10 +1,16 @@
 """The journal: whatever kills a search, and whenever, the same call ends in the same table."""
 
+import errno
+import fcntl
+import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +19,9 @@ import optax
 import pytest
 
 import jaxnet as jn
+from jaxnet.search import driver
 from jaxnet.search import lanes as lanes_module
-from jaxnet.search.journal import Journal
+from jaxnet.search.journal import Journal, read_records, value_text
 
 
 def problem(examples, seed):
@@ -125,6 +132,50 @@ def test_a_search_goes_on_after_a_torn_tail_and_again(whole, tmp_path, monkeypat
     same(search(tmp_path), whole)
 
 
+@pytest.mark.parametrize("torn", [b"\0" * 5, b"\0" * 999, b"half a record"], ids=["few zeros", "zeros", "text"])
+def test_what_a_power_cut_leaves_is_cut_off_and_the_next_record_begins_there(torn, tmp_path):
+    with Journal(tmp_path, {"a": "b"}) as journal:
+        journal.append({"x": 1})
+    content = (tmp_path / "journal").read_bytes()
+    assert read_records(content + torn) == ([{"a": "b"}, {"x": 1}], len(content))
+    (tmp_path / "journal").write_bytes(content + torn)
+    (tmp_path / "kept-2-0.0123abcd.part").write_bytes(b"half a file of lanes")
+    (tmp_path / "mine.0123abcd.part").write_bytes(b"somebody else's")
+    with Journal(tmp_path, {"a": "b"}) as journal:
+        assert (tmp_path / "journal").read_bytes() == content
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) + 20, limits[1]))  # a disk that is full in the middle
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                journal.append({"y": "z" * 100})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert (tmp_path / "journal").read_bytes() == content
+        journal.append({"y": 2})
+    assert read_records((tmp_path / "journal").read_bytes())[0] == [{"a": "b"}, {"x": 1}, {"y": 2}]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "lock", "mine.0123abcd.part"]
+
+
+@pytest.mark.parametrize("content", [b"dear diary, " * 100, b"{}", b"\0\0dear diary"], ids=["text", "short", "zeros"])
+def test_a_file_that_is_no_journal_stays_as_it_is(content, tmp_path):
+    (tmp_path / "journal").write_bytes(content)
+    with pytest.raises(ValueError, match="isn't the journal of a search, or its beginning is damaged.* give another"):
+        Journal(tmp_path, {"a": "b"})
+    assert (tmp_path / "journal").read_bytes() == content
+
+
+def test_names_are_on_the_disk_before_a_record_tells_of_them(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file))[1])
+    folder = tmp_path / "new" / "runs"
+    with Journal(folder, {"a": "b"}) as journal:
+        assert {path.stat().st_ino for path in (tmp_path, folder.parent, folder)} < set(synced)
+        synced.clear()
+        journal.save("kept-1-0", {0: np.ones(3)})
+        journal.append({"kept": [0]})
+    assert synced == [path.stat().st_ino for path in (folder / "kept-1-0", folder, folder / "journal")]
+
+
 def about(content):
     from flax import serialization
 
@@ -161,6 +212,111 @@ def test_the_journal_of_another_search_is_refused_with_the_difference(change, me
     with pytest.raises(ValueError, match=f"is the journal of another search: .*{message}"):
         search(folder, **change)
     assert (folder / "journal").read_bytes() == before
+
+
+def scaled(hp, scale=1.0, *, act=jnp.tanh, **more):
+    return trial(jn.hp(rate=hp.rate * scale, hidden=hp.hidden, act=act))
+
+
+def capturing(*captured):
+    return lambda hp: captured
+
+
+class Configured:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, hp):
+        return scaled(hp, self.scale)
+
+
+def itself(scale):
+    def trial(hp):
+        return trial, scale
+
+    return trial
+
+
+PAIRS = {
+    "partial": [functools.partial(scaled, scale=1.0), functools.partial(scaled, scale=0.0)],
+    "partial's function": [functools.partial(scaled, scale=1.0), functools.partial(trial, scale=1.0)],
+    "closure": [capturing(1), capturing(2)],
+    "kinds": [capturing(1), capturing(1.0), capturing(True), capturing("1"), capturing((1,)), capturing([1])],
+    "containers": [capturing({"a": [1, {2}]}), capturing({"a": [1, {3}]}), capturing({"b": [1, {2}]})],
+    "arrays": [capturing(np.arange(9999)), capturing(np.arange(9999.0)), capturing(np.arange(1, 10000))],
+    "arrays on a device": [capturing(jnp.zeros(3)), capturing(jnp.ones(3)), capturing(jnp.zeros((3, 1)))],
+    "keys": [capturing(jax.random.key(0)), capturing(jax.random.key(1))],
+    "initialisers": [jax.nn.initializers.he_normal(), jax.nn.initializers.lecun_normal()],
+    "optimisers": [capturing(optax.adam(0.1)), capturing(optax.adam(0.2)), capturing(optax.sgd(0.1))],
+    "layers": [capturing(jn.dense(3)), capturing(jn.dense(4)), capturing(jn.dropout(0.1)), capturing(jn.dropout(0.2))],
+    "defaults": [(lambda x: lambda hp, y=x: y)(v) for v in (1, 2)],
+    "keyword defaults": [(lambda x: lambda hp, *, y=x: y)(v) for v in (1, 2)],
+    "objects": [Configured(1.0), Configured(2.0)],
+    "methods": [Configured(1.0).__call__, Configured(2.0).__call__],
+    "jitted": [jax.jit(capturing(1)), jax.jit(capturing(2)), functools.lru_cache(capturing(1))],
+    "captured functions": [capturing(jnp.tanh), capturing(jax.nn.relu), capturing(np.add), capturing(np.subtract)],
+    "functions without source": [eval(f"lambda hp: hp in {{'a', 'b', 'c', {i}}}") for i in (1, 2)],
+    "itself": [itself(1), itself(2)],
+    "sets of text": [capturing({"a", "b", "c", "d"}), capturing({"a", "b", "c", "e"})],
+    "choices": [jn.choice(Configured(1.0), jn.dense(3)), jn.choice(Configured(2.0), jn.dense(3)), jn.choice(trial)],
+    "choices captured": [capturing(jn.choice(optax.sgd(0.1))), capturing(jn.choice(optax.sgd(0.2)))],
+    "choices of sets": [jn.choice(frozenset({"a", "b", "c"})), jn.choice(frozenset({"a", "b", "d"}))],
+    "kinds of entries": [jn.integers(1, 3), jn.integers(1, 3, static=True), jn.choice(1, 3), jn.choice(1.0, 3.0)],
+    "text like an address": [capturing("one at 0x1"), capturing("one at 0x2")],
+}
+
+
+@pytest.mark.parametrize("functions", PAIRS.values(), ids=PAIRS.keys())
+def test_functions_differ_in_what_they_capture(functions):
+    assert len({value_text(function) for function in functions}) == len(functions)
+
+
+def test_another_process_knows_a_function_again_whatever_it_captures():
+    file, lock = open(os.devnull), threading.Lock()  # noqa: SIM115
+    with file:  # what has no text of its own is no reason to refuse a search
+        assert value_text(capturing(file, lock, np, object())) == value_text(
+            capturing(file, threading.Lock(), np, object())
+        )
+    code = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_journal as t\n"
+        "print([t.value_text(f) for pair in t.PAIRS.values() for f in pair])"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1] and b"scale=0.0" in said[0]
+
+
+@pytest.mark.parametrize(
+    "option", [lambda: (8, lambda x: x), lambda: Configured(0.5), lambda: functools.partial(jnp.power, 2)]
+)
+def test_a_choice_of_what_has_an_address_is_known_again_when_it_is_made_anew(option, tmp_path):
+    def again():
+        program = jn.search.Program(lambda hp, key: jnp.ones(()), lambda hp, x, key: x, lambda hp, x: {"score": x})
+        space = jn.Space(kind=jn.choice(option()), rate=lambda hp: jn.choice(hp.kind, 1.0, static=True))
+        jn.search.run(program, space, trials=2, epochs=1, key=jax.random.key(0), directory=tmp_path)
+
+    again()
+    again()
+    assert b" at 0x" not in (tmp_path / "journal").read_bytes()
+
+
+def test_a_resumed_search_with_another_captured_value_is_refused(tmp_path, monkeypatch):
+    assert killed_after(1, tmp_path, monkeypatch, trial=functools.partial(scaled, scale=1.0))
+    with pytest.raises(ValueError, match=r"trial function was 'partial scaled .*scale=1.0.*, is '.*scale=0.0\)'"):
+        search(tmp_path, trial=functools.partial(scaled, scale=0.0))
+
+
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="No locks available: the journal's folder can't be locked; give a directory="):
+        Journal(tmp_path, {"a": "b"})
 
 
 def test_two_processes_do_not_write_into_one_journal(tmp_path):
@@ -215,6 +371,75 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path):
         search(tmp_path / "file" / "below")
 
 
+def ended():
+    """Waits for what an interrupt left on threads."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("jaxnet"):
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("signals", [1, 2], ids=["without a journal", "the second one"])
+def test_an_interrupt_does_not_wait_for_a_unit_that_runs(signals, whole, tmp_path, monkeypatch, capsys, request):
+    unit, released, running = lanes_module._unit, threading.Event(), []
+
+    def hanging(*arguments):
+        running.append(1)
+        if len(running) == 3:
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)  # else the second signal is the first one, still pending
+        if len(running) >= 3:
+            released.wait(timeout=60)
+        return unit(*arguments)
+
+    directory = tmp_path if signals == 2 else None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes_module, "_unit", hanging)
+        with pytest.raises(KeyboardInterrupt):
+            search(directory)
+        assert not released.is_set()
+        released.set()
+        ended()
+    if signals == 2:
+        assert "interrupt again not to wait for them" in capsys.readouterr().err
+        same(search(directory), whole)
+
+
+def test_a_signal_handler_that_is_not_python_s_is_left_alone(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", None)
+    same(search(tmp_path), whole)
+
+
+def test_a_journal_grows_with_the_units_not_with_their_square(tmp_path):
+    program = jn.search.Program(
+        lambda hp, key: jnp.zeros(()), lambda hp, carry, key: carry + hp.rate, lambda hp, carry: {"score": carry}
+    )
+
+    def size(units):
+        options = {"schedule": jn.search.median_stopping(), "trials": 40, "key": jax.random.key(0), "keep": 0}
+        jn.search.run(
+            program,
+            jn.Space(rate=jn.uniform(1, 1.1)),
+            epochs=units,
+            directory=tmp_path / str(units),
+            lanes=40,
+            **options,
+        )
+        with Journal(tmp_path / str(units), about((tmp_path / str(units) / "journal").read_bytes())) as journal:
+            values = [record["history"]["score"] for record in journal.records if "history" in record]
+            kept = len(journal.records)
+            journal.append({"one": "more"})
+            assert len(journal.records) == kept  # only what was there when it was opened stays in memory
+        assert [array.shape[1] for array in values] == [1] * units
+        return sum(array.size for array in values)
+
+    assert size(20) <= 2 * size(10)
+
+
 def test_an_interrupt_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys):
     unit, calls = lanes_module._unit, 0
 
@@ -231,7 +456,7 @@ def test_an_interrupt_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     said = capsys.readouterr().err
     assert "of 9 trials have results in" in said and f"directory={str(tmp_path)!r}, goes on from there" in said
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("jaxnet")]
+    ended()
     same(search(tmp_path), whole)
 
 
@@ -258,6 +483,27 @@ def test_an_interrupt_lets_the_units_that_run_come_to_their_end(whole, tmp_path,
     same(resumed, search(schedule=None))
 
 
+def test_check_sums_are_written_down_while_threads_add_to_them():
+    stream, interval = types.SimpleNamespace(marks={}), sys.getswitchinterval()
+    setup = types.SimpleNamespace(batched={"train": stream}, written=set())
+
+    def read():
+        for epoch in range(30_000):
+            stream.marks.setdefault(epoch, epoch)
+
+    reader, seen = threading.Thread(target=read), {}
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        while reader.is_alive():
+            seen |= driver._Setup.newly_read(setup).get("read", {}).get("train", {})
+    finally:
+        reader.join()
+        sys.setswitchinterval(interval)
+    seen |= driver._Setup.newly_read(setup).get("read", {}).get("train", {})
+    assert len(seen) == 30_000
+
+
 def test_halved_lanes_are_remembered(whole, tmp_path, monkeypatch):
     unit = lanes_module._unit
 
@@ -274,6 +520,37 @@ def test_halved_lanes_are_remembered(whole, tmp_path, monkeypatch):
     result = search(tmp_path)
     np.testing.assert_allclose(result.curves, whole.curves, rtol=1e-4)
     assert 1 in lowered
+
+
+HANGING = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have been told to ignore it
+sys.path.insert(0, {tests!r})
+import test_journal
+test_journal.lanes_module._unit = lambda *_: print("running", flush=True) or time.sleep(300)
+try:
+    test_journal.search()
+except KeyboardInterrupt:
+    print("raised", flush=True)
+"""
+
+
+def test_an_interrupt_while_the_interpreter_waits_for_a_unit_ends_the_process():
+    script, environment = HANGING.format(tests=os.path.dirname(__file__)), os.environ | {"PYTHONPATH": os.getcwd()}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        assert "raised\n" in iter(process.stdout.readline, "")
+        for _ in range(100):
+            try:
+                process.wait(timeout=0.2)
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+        process.kill()
+    assert process.returncode == -signal.SIGINT
 
 
 SCRIPT = """

@@ -52,6 +52,91 @@ def test_a_value_that_only_the_program_knows_is_asked_for():
     assert "jn.choice(..., static=True)" in message and "simplicity" not in message
 
 
+def test_a_value_that_is_asked_for_inside_a_combinator_gets_the_same_advice():
+    def impatient(hp):
+        def init(key, spec):
+            if hp.rate > 0.01:
+                raise AssertionError
+            return (), (), spec
+
+        def noted(key, spec):
+            try:
+                return init(key, spec)
+            except Exception as error:
+                error.add_note("while the first layer was made")
+                raise
+
+        layer = jn.Layer(noted, lambda params, state, x, **_: (x, state))
+        net = jn.serial(jn.serial(layer), jn.dense(3))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=8)
+
+    space = jn.Space(rate=jn.log_uniform(1e-4, 1e-3), seed=jn.choice("a"))
+    with pytest.raises(ValueError, match=r"serial\[0\] serial: serial\[0\]") as error:
+        jn.search.plan(impatient, space, (X, Y), (X, Y), trials=4, epochs=3, key=KEY)
+    message = planning.message(error.value)
+    assert message.count("Of rate the values aren") == message.count("while the first layer was made") == 1
+
+
+def refused(made, space, rows, repeats=1):
+    """The trials that can't be trained, by the plan, with why."""
+    return jn.search.plan(
+        made, space, (X, Y), (X, Y), epochs=1, key=KEY, repeats=repeats, sampler=lambda *_: rows
+    ).failed  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (2, 3, 1, 0)])
+def test_whether_a_trial_fails_depends_on_its_own_configuration(order):
+    """A batch size is seen by the bound that lanes share, a rate by nobody once it is traced."""
+
+    def made(hp):
+        net = jn.serial(jn.dropout(hp.drop), jn.dense(3))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=hp.batch)
+
+    space = jn.Space(drop=jn.uniform(0, 1.5), batch=jn.log_integers(8, 128))
+    rows = [
+        {"drop": 0.3, "batch": 16},
+        {"drop": 1.2, "batch": 16},
+        {"drop": 0.2, "batch": 100},
+        {"drop": 0.9, "batch": 64},
+    ]
+    failed = refused(made, space, [rows[i] for i in order])
+    assert sorted(order[place] for place in failed) == [1, 2]
+    assert failed[order.index(1)] == (
+        "ValueError: dropout: rate is the share that is dropped and must be in [0, 1), got 1.2"
+    )
+    assert failed[order.index(2)].startswith("ValueError: batch_size is 100, but there are only 64 training examples")
+
+
+def test_a_width_in_the_middle_that_can_not_be_traced_fails_alone():
+    def init(key, spec, width):
+        if (width.bound if isinstance(width, jn.Size) else width) == 5:
+            raise ValueError("five is too odd")
+        return jn.dense(width).init(key, spec)
+
+    def made(hp):
+        odd = jn.Layer(lambda key, spec: init(key, spec, hp.width), jn.dense(hp.width).apply)
+        return jn.Trial(jn.serial(odd, jn.dense(3)), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=8)
+
+    failed = refused(made, jn.Space(width=jn.integers(3, 9)), [{"width": width} for width in (4, 5, 9, 5, 3)])
+    assert list(failed) == [1, 3] and all(why.endswith("five is too odd") for why in failed.values())
+
+
+def test_each_configuration_is_built_once_and_few_are_looked_at_closely(monkeypatch):
+    alone, closely = [], []
+
+    def counting(hp):
+        if isinstance(hp.hidden, int):
+            alone.append((hp.hidden, hp.rate))
+        return trial(hp)
+
+    check_trial = training.check_trial
+    monkeypatch.setattr("jaxnet.search.driver.check_trial", lambda *args: closely.append(1) or check_trial(*args))
+    rows = [{"rate": 0.01 * (1 + i % 10), "hidden": 10 + i % 20, "seed": "a"} for i in range(30)]
+    assert not refused(counting, SPACE, rows, repeats=3)
+    assert len(closely) == 2  # the narrowest and the widest
+    assert len(alone) == len(set(alone)) + 2 == 20 + 2
+
+
 def test_cuts_cost_least_of_all_ways_to_cut(monkeypatch):
     """Against brute force, with a cost that is the padded width and a compilation that costs as much as 40 units."""
     monkeypatch.setattr(planning, "_rates", lambda: (1.0, float("inf"), 40.0))
@@ -174,7 +259,7 @@ def test_plan_prints_the_table_and_returns_the_plan(capsys):
 
 
 def test_a_size_wants_a_batch_that_fits():
-    space = jn.Space(batch=jn.integers(60, 70))
+    space = jn.Space(batch=jn.integers(65, 70))
 
     def big(hp):
         return jn.Trial(jn.dense(3), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=hp.batch)

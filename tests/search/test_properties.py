@@ -20,17 +20,21 @@ UNIT = st.floats(0, 1, exclude_max=True)
 # Spaces.
 
 
+def floats(low, high):
+    return st.floats(low, high).map(lambda value: value if abs(value) > 1e-37 else 0.0)  # what float32 has
+
+
 @st.composite
 def distributions(draw):
     kind = draw(st.sampled_from(["uniform", "log_uniform", "integers", "log_integers", "choice"]))
     if kind == "choice":
-        values = st.one_of(st.integers(1, 99), st.floats(-9, 9), st.text(max_size=3), st.booleans(), st.none())
+        values = st.one_of(st.integers(1, 99), floats(-9, 9), st.text(max_size=3), st.booleans(), st.none())
         return jn.choice(*draw(st.lists(values, min_size=1, max_size=5)))
     if kind in ("integers", "log_integers"):
         low, high = sorted(draw(st.tuples(st.integers(1, 2000), st.integers(1, 2000))))
         return getattr(jn, kind)(low, high, static=draw(st.booleans()))
     least = 1e-9 if kind == "log_uniform" else -1e6
-    low, high = sorted(draw(st.tuples(st.floats(least, 1e6), st.floats(least, 1e6))))
+    low, high = sorted(draw(st.tuples(floats(least, 1e6), floats(least, 1e6))))
     return getattr(jn, kind)(low, high)
 
 

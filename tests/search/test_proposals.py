@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnet as jn
@@ -295,6 +296,31 @@ def test_a_trial_that_can_not_be_built_fails_alone(tmp_path):
     learning = search(program, sampler=Both, trials=8, directory=tmp_path / "learning")
     assert learning.table["status"].tolist() == ["completed", "failed"] * 4
     same(search(program, sampler=Both, trials=8, directory=tmp_path / "learning"), learning)
+
+
+def test_a_trial_that_a_sampler_proposes_fails_by_its_own_numbers(tmp_path):
+    """Its group's program would take any rate."""
+
+    def made(hp):
+        net = jn.serial(jn.dropout(hp.x), jn.dense(1))
+        return jn.Trial(net, jn.losses.squared_error, optax.sgd(0.1), batch_size=4)
+
+    class Dropping(Halving):
+        def ask(self, count):
+            return [{**c, "x": 0.25 * i} for i, c in enumerate(super().ask(count), 1)]
+
+    data, space = (
+        (np.ones((8, 1), np.float32), np.ones((8, 1), np.float32)),
+        jn.Space(x=jn.uniform(0, 1), kind=lambda hp: 0),
+    )
+
+    def run():
+        return jn.search.run(made, space, data, data, sampler=Dropping, trials=8, epochs=1, key=KEY, directory=tmp_path)
+
+    result = run()
+    assert result.table["status"].tolist() == ["completed", "completed", "completed", "failed"] * 2
+    assert "must be in [0, 1), got 1.0" in result.messages[3]
+    same(run(), result)
 
 
 def saved(result, folder):

@@ -1,6 +1,8 @@
 """What a search returns: table, networks without padding, and files that are whole or refused."""
 
 import csv
+import dataclasses
+import json
 import os
 
 import jax
@@ -102,6 +104,69 @@ def test_save_and_load_without_pickling(result, tmp_path):
         other.network()
 
 
+@dataclasses.dataclass
+class Kernels:
+    """A trial function that can't be hashed, as one with fields can't, and that needs its values as they were."""
+
+    width: int
+
+    def __call__(self, hp):
+        assert (type(hp.depth), hp.depth) in ((int, 1), (float, 2.5)) and isinstance(hp.kernel, tuple)
+        net = jn.serial(jn.conv(self.width, hp.kernel[:1]), jn.flatten, jn.dense(2))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(hp.rate), batch_size=16)
+
+
+def test_values_keep_their_type_in_the_table_and_in_files(tmp_path):
+    space = jn.Space(
+        rate=jn.log_uniform(1e-2, 1e-1), depth=jn.choice(1, 2.5, static=True), on=jn.choice(True, False),
+        kernel=jn.choice((2, 2), (3, ("a", None))), part=lambda hp: jn.uniform(0.5, 1) if hp.on else 0,
+    )  # fmt: skip
+    result = jn.random_search(Kernels(2), space, (X, Y), (X, Y), trials=12, epochs=1, key=jax.random.key(0), keep=1)
+    kinds = {name: {type(value) for value in result.table[name].tolist()} for name in result.names}
+    assert kinds == {"rate": {float}, "depth": {int, float}, "on": {bool}, "kernel": {tuple}, "part": {int, float}}
+    assert result.table["rate"].dtype == float and result.table["on"].dtype == bool
+    result.save(tmp_path / "result.msgpack")
+    loaded = jn.search.SearchResult.load(tmp_path / "result.msgpack", Kernels(2), (4, 3))
+    for name in result.names:
+        again, were = loaded.table[name].tolist(), result.table[name].tolist()
+        assert [(type(value), value) for value in again] == [(type(value), value) for value in were]
+    assert loaded.scales == result.scales and loaded.table["kernel"][0] in loaded.scales["kernel"].values
+    np.testing.assert_array_equal(loaded.network().params[0]["w"], result.network().params[0]["w"])
+
+    result.to_csv(tmp_path / "result.csv")
+    with open(tmp_path / "result.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["depth"] for row in rows} == {"1", "2.5"} and rows[0]["kernel"] == str(result.table["kernel"][0])
+    result.to_json(tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text())["table"]["part"] == result.table["part"].tolist()
+    assert result.to_pandas()["part"].tolist() == result.table["part"].tolist()
+    result.report(tmp_path / "report.html")
+    assert result.importances().keys() == set(result.names) and result.plot() is not None
+
+
+def test_a_trial_function_without_a_spec_is_refused_where_it_is_given(result, tmp_path):
+    result.save(tmp_path / "result.msgpack")
+    with pytest.raises(ValueError, match=r"load: a trial function wants spec= too.*\(28, 28, 1\)"):
+        jn.search.SearchResult.load(tmp_path / "result.msgpack", trial)
+
+
+def test_carries_of_a_program_are_loaded_with_it(tmp_path):
+    program = jn.search.Program(
+        lambda hp, key: {"x": jnp.ones(3), "steps": (jnp.int32(0),)},
+        lambda hp, carry, key: {"x": carry["x"] * hp.rate, "steps": (carry["steps"][0] + 1,)},
+        lambda hp, carry: {"score": carry["x"].sum()},
+    )
+    space = jn.Space(rate=jn.uniform(0, 1))
+    result = jn.random_search(program, space, trials=4, epochs=3, key=jax.random.key(0), keep=2)
+    result.save(tmp_path / "result.msgpack")
+    loaded = jn.search.SearchResult.load(tmp_path / "result.msgpack", program)
+    for row in result.ranked(2):
+        jax.tree.map(np.testing.assert_array_equal, loaded.network(row), jax.device_get(result.network(row)))
+    other = program._replace(init=lambda hp, key: {"x": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"has a carry of .*steps.*, the program makes one of \[\"\['x'\]\"\]"):
+        jn.search.SearchResult.load(tmp_path / "result.msgpack", other).network()
+
+
 @pytest.mark.parametrize("spoil", ["truncated", "foreign", "empty", "other archive"])
 def test_files_that_are_not_whole_are_refused(spoil, result, tmp_path):
     path = tmp_path / "result.msgpack"
@@ -139,6 +204,17 @@ def test_csv_and_pandas(result, tmp_path):
     assert rows[0]["act"] in ("tanh", "sigmoid")
     frame = result.to_pandas()
     assert list(frame.columns) == list(result.table) and frame["score"].min() == result.best["score"]
+
+
+def test_other_seeds_of_a_row_compile_nothing():
+    options = {"trials": 2, "epochs": 2, "key": jax.random.key(0), "repeats": 2, "keep": 0}
+    result = jn.random_search(trial, SPACE, (X, Y), (X, Y), **options)
+    assert result.reproduce(0, seed=0).difference < 1e-4
+    compiled = jn.training._compiled_for.cache_info().misses
+    assert result.reproduce(0, seed=1).difference < 1e-4 and result.network(0, seed=1).params
+    assert jn.training._compiled_for.cache_info().misses == compiled
+    assert result.reproduce(1, seed=0).difference < 1e-4
+    assert jn.training._compiled_for.cache_info().misses == compiled + 1
 
 
 def test_rows_that_are_not_there(result):

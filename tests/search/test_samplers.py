@@ -52,6 +52,13 @@ def test_a_grid_has_every_combination_with_its_ends():
     assert len({tuple(row.items()) for row in rows}) == len(rows)
 
 
+def test_a_corner_of_a_grid_is_taken_with_a_warning():
+    with pytest.warns(UserWarning, match=r"first of 12 points, where 'rate' .*Leave trials= out .*or sobol\(\)"):
+        rows = jn.search.grid({"rate": 3, "hidden": 2})(SPACE, None, 4)
+    assert rows == jn.search.grid({"rate": 3, "hidden": 2})(SPACE, None, None)[:4]
+    assert len(jn.search.grid({"rate": 3, "hidden": 2})(SPACE, None, 12)) == 12
+
+
 def test_a_grid_over_few_integers_and_dependent_entries_takes_each_once():
     space = jn.Space(depth=jn.integers(1, 3, static=True), width=lambda hp: jn.integers(1, hp.depth))
     rows = jn.search.grid(9)(space, None, None)
@@ -74,7 +81,9 @@ def test_with_where_more_trials_begin_with_the_trials_of_fewer(sampler, key):
 def test_a_grid_with_where_has_the_points_that_meet_it(key):
     rows = jn.search.grid(8)(PAIRS, key, None)
     assert [(row["a"], row["b"]) for row in rows] == list(itertools.combinations(range(1, 9), 2))
-    assert jn.search.grid(8)(PAIRS, key, 5) == rows[:5]
+    with pytest.warns(UserWarning, match="trials=5 takes the first of more points, where 'a' hardly varies"):
+        assert jn.search.grid(8)(PAIRS, key, 5) == rows[:5]
+    assert jn.search.grid(8)(PAIRS, key, 28) == rows  # without a warning
     with pytest.raises(ValueError, match="29 trials asked for, but the grid has only 28"):
         jn.search.grid(8)(PAIRS, key, 29)
 

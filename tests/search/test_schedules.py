@@ -8,6 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.search import schedules
+from jaxnet.search.schedules import Rung, rehearsed
 from tests.search.simulation import simulate
 
 
@@ -112,6 +113,34 @@ def test_median_stopping_drops_what_diverged():
 def test_schedules_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "taken, kind, message",
+    [
+        ([], ValueError, "the schedule trains no trial"),
+        ([[]], TypeError, r"must yield lists of jn.search.Rung, with one at least, got \[\]"),
+        ([Rung([0], 2)], TypeError, r"must yield lists of jn.search.Rung, .* got Rung\(ids=\[0\]"),
+        ([[Rung([0.5], 2)]], TypeError, "ids must be a list or an array of integers"),
+        ([[Rung([0, 3], 2)]], ValueError, r"there are trials 0 to 2, got \[3\]"),
+        ([[Rung([0, 0], 2)]], ValueError, r"\[0\] come twice"),
+        ([[Rung([0, 1], 1), Rung([1, 2], 2)]], ValueError, r"\[1\] come twice"),
+        ([[Rung([0], 5)]], ValueError, "a trial trains for 4 units at most, got .*units=5"),
+        ([[Rung([0], 1.5)]], TypeError, "a rung's units must be an integer"),
+        ([[Rung([0], 2, 1)], [Rung([0], 1)]], ValueError, r"trials \[0\] have already trained for more than"),
+        (
+            [[Rung([0, 1, 2], 1, 1)], [Rung([1], 2, 1)], [Rung([0], 2)]],
+            ValueError,
+            "has trial 0, too; give the earlier",
+        ),
+    ],
+)
+def test_steps_that_can_not_be_taken_are_named(taken, kind, message):
+    def rungs(trials, units):
+        yield from (step for step in taken)
+
+    with pytest.raises(kind, match=message):
+        rehearsed(jn.search.Schedule(lambda units: None, rungs), 3, 4)
 
 
 # In a search.
@@ -232,9 +261,25 @@ def test_a_schedule_of_ones_own():
 
     def rungs(trials, units):
         yield [jn.search.Rung(np.arange(trials), 2, trials)]
-        yield [jn.search.Rung(np.array([0, 2]), units)]
+        yield [jn.search.Rung([0, 2], units)]
         scores = yield [jn.search.Rung(np.array([1]), units)]
         assert np.isfinite(scores).all()
 
     result = search(jn.search.Schedule(lambda units: 3, rungs), trials=None)
     np.testing.assert_allclose(result.curves, search(trials=3).curves, rtol=1e-5)
+
+
+def test_trials_that_were_not_kept_are_named():
+    program = jn.search.Program(lambda hp, key: hp.x, lambda hp, x, key: x, lambda hp, x: {"score": x})
+
+    def rungs(trials, units):
+        yield [Rung(range(3), 1, 1)]
+        yield [Rung([1], units)]  # which isn't the best
+
+    with pytest.raises(
+        ValueError, match=r"trains trials \[1\] on, whose lanes weren't kept: after a rung those of the"
+    ):
+        jn.search.run(
+            program, jn.Space(x=jn.choice(0.0, 1.0, 2.0)), epochs=2, key=jax.random.key(0), sampler=jn.search.grid(),
+            schedule=jn.search.Schedule(lambda units: None, rungs),
+        )  # fmt: skip

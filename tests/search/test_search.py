@@ -10,6 +10,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.search import lanes as lanes_module
+from jaxnet.search.devices import Devices
 
 EPOCHS = 3
 
@@ -70,6 +71,21 @@ def test_a_lane_equals_fit_of_the_same_trial(shuffle, result):
         fitted = jn.fit(alone, TRAIN, VALIDATION, epochs=EPOCHS, key=jax.random.key(3), trial_id=i, shuffle=shuffle)
         for name, curve in fitted.curve.items():
             np.testing.assert_allclose(searched.history[name][i], curve, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_keys_that_draw_with_their_neighbours_give_lanes_that_do_not_depend_on_them():
+    """``rbg`` under ``vmap`` draws for a lane what depends on all keys beside it."""
+    key, space = jax.random.key(0, impl="rbg"), jn.Space(rate=jn.log_uniform(1e-2, 1e-1))
+
+    def dropping(hp):
+        net = jn.serial(jn.dense(4), jn.dropout(0.5), jn.dense(3))
+        return jn.Trial(net, jn.losses.softmax_cross_entropy, optax.sgd(hp.rate), batch_size=30)
+
+    few, more = (
+        jn.random_search(dropping, space, TRAIN, VALIDATION, trials=n, epochs=2, key=key, lanes=n) for n in (2, 3)
+    )
+    np.testing.assert_allclose(few.curves, more.curves[:2], rtol=1e-5)
+    assert more.reproduce(1).difference < 1e-5
 
 
 def test_a_float_that_is_static_is_a_number_of_python_in_the_trial(key):
@@ -133,15 +149,25 @@ def test_a_failure_while_chunks_run_is_raised_and_leaves_no_thread(monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("jaxnet")]
 
 
-@pytest.mark.parametrize("how", ["it raises when it runs", "its compiled program is too large"])
+TOO_MUCH = "RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes."
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["it raises when it runs", "its compiled program is too large", "it raises when it compiles", "it raises at first"],
+)
 def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result, monkeypatch):
     refused = []
-    unit, needed = lanes_module._unit, lanes_module._needed
+    unit, needed, lower, put = lanes_module._unit, lanes_module._needed, lanes_module._lower, Devices.put
+
+    def check(lanes):
+        if lanes > 2:
+            refused.append(lanes)
+            raise jax.errors.JaxRuntimeError(TOO_MUCH)
 
     def exhausted(chunk, number, *rest):
-        if chunk.batch.lanes > 2 and number == 1:
-            refused.append(chunk.batch.lanes)
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+        if number == 1:
+            check(chunk.batch.lanes)
         return unit(chunk, number, *rest)
 
     def too_large(compiled):
@@ -149,13 +175,31 @@ def test_lanes_that_do_not_fit_in_memory_are_halved_and_lose_nothing(how, result
         refused.append(lanes)
         return needed(compiled) if lanes <= 2 else 2**60
 
-    if how == "it raises when it runs":
-        monkeypatch.setattr(lanes_module, "_unit", exhausted)
-    else:
-        monkeypatch.setattr(lanes_module, "_needed", too_large)
+    def lowered(program, group, lanes, *rest):
+        compiled = lower(program, group, lanes, *rest)
+        return lambda: check(lanes) or compiled()
+
+    def on_device(self, tree):
+        check(len(jax.tree.leaves(tree)[-1]))
+        return put(self, tree)
+
+    name, function = {
+        "it raises when it runs": ("_unit", exhausted), "its compiled program is too large": ("_needed", too_large),
+        "it raises when it compiles": ("_lower", lowered), "it raises at first": ("put", on_device),
+    }[how]  # fmt: skip
+    monkeypatch.setattr(Devices if name == "put" else lanes_module, name, function)
     halved = search(lanes=6)
     assert max(refused) > 2
     same(halved, result)
+
+
+def test_what_does_not_fit_in_one_lane_is_raised(monkeypatch):
+    def exhausted(*_):
+        raise jax.errors.JaxRuntimeError(TOO_MUCH)
+
+    monkeypatch.setattr(Devices, "put", exhausted)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        search(2, lanes=2)
 
 
 def test_permuting_trials_permutes_results(result):
@@ -288,6 +332,63 @@ def test_a_program_of_ones_own():
         )  # fmt: skip
 
 
+def run_program(lanes=None, directory=None, **parts):
+    """Two trials of ``x - hp.rate``, but for what is given."""
+    parts = {
+        "init": lambda hp, key: jnp.zeros(()), "advance": lambda hp, x, key, *fed: x - hp.rate,
+        "evaluate": lambda hp, x, *fed: {"score": x}, "feed": None,
+    } | parts  # fmt: skip
+    return jn.search.run(
+        jn.search.Program(**parts), jn.Space(rate=jn.choice(1.0, 2.0)), trials=2, epochs=2, key=jax.random.key(0),
+        lanes=lanes, directory=directory,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_program_may_have_numbers_of_python_everywhere(lanes):
+    found = run_program(
+        lanes, init=lambda hp, key: (0.0, 7), advance=lambda hp, x, key, fed: (x[0] - hp.rate * fed, 7),
+        evaluate=lambda hp, x, fed: {"score": x[0], "constant": 3}, feed=lambda unit: 2.0 + unit,
+    )  # fmt: skip
+    assert (found.table["score"] == -5 * found.table["rate"]).all() and (found.table["constant"] == 3).all()
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        (
+            {"init": lambda hp, key: jnp.zeros((), int)},
+            r"carry was int32\[\] and became float32\[\]; .*astype\(jnp.int32\)",
+        ),
+        (
+            {
+                "init": lambda hp, key: {"a": jnp.zeros(3)},
+                "advance": lambda hp, x, key: {"a": x["a"][:2]},
+            },
+            r"carry\['a'\] was float32\[3\] and became float32\[2\]; .*jnp.zeros\(\(2,\), jnp.float32\)\n",
+        ),
+        ({"advance": lambda hp, x, key: (x,)}, "of the structure that init made, .*, got "),
+        ({"feed": lambda unit: np.zeros(unit + 1)}, r"for unit 0 it was float32\[1\], and for unit 1 float32\[2\]"),
+        (
+            {"feed": lambda unit: {"a" * unit: np.zeros(1)}},
+            r"unit 0 it was {'': 'float32\[1\]'}, and for unit 1 {'a': 'float32\[1\]'}; pad",
+        ),
+    ],
+)
+def test_a_carry_or_a_feed_that_changes_its_kind_is_named(parts, message):
+    with pytest.raises(ValueError, match=message):
+        run_program(**parts)
+
+
+def test_keys_that_no_journal_holds_are_refused_before_anything_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(lanes_module, "_lower", None)
+    with pytest.raises(TypeError, match=r"can't be written to a journal .* jax.random.key_data\(key\)"):
+        run_program(
+            directory=tmp_path, init=lambda hp, key: (key, 0.0), advance=lambda hp, x, key: x,
+            evaluate=lambda hp, x: {"score": x[1]},
+        )  # fmt: skip
+
+
 def test_two_trials_draw_different_weights_and_the_same_trial_the_same(result):
     again = search()
     np.testing.assert_array_equal(again.curves, result.curves)
@@ -324,8 +425,49 @@ def test_what_makes_no_sense_is_refused_before_anything_is_compiled(key):
                                 jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=8),
             jn.Space(depth=jn.integers(1, 3)), TRAIN, VALIDATION, **arguments,
         )  # fmt: skip
+    for count in (0, -2):
+        with pytest.raises(ValueError, match=f"lanes must be at least 1, got {count}"):
+            jn.random_search(trial, SPACE, TRAIN, VALIDATION, lanes=count, **arguments)
+    with pytest.raises(TypeError, match=r"lanes must be an integer, got 2.5"):
+        jn.search.plan(trial, SPACE, TRAIN, VALIDATION, lanes=2.5, **arguments)
+    with pytest.raises(ValueError, match="keep must be at least 0, got -1"):
+        jn.random_search(trial, SPACE, TRAIN, VALIDATION, keep=-1, **arguments)
+    for options, message in [
+        ({"keep": 2.5}, "keep must be an integer, got 2.5"),
+        ({"include": {"hidden": 3}}, r"include must be a list of configurations, .* try include=\[{'hidden': 3}\]"),
+        ({"include": [3]}, "expected a configuration, a dict of values by the names .*, got 3"),
+        ({"callbacks": None}, "callbacks: expected a list of jn.Callback, got None; for none leave it out"),
+        ({"maximize": "yes"}, "maximize must be True or False, got 'yes'"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            jn.random_search(trial, SPACE, TRAIN, VALIDATION, **options, **arguments)
+    for proposed, message in [({"rate": 55.0}, "55.0 is not a number in"), ({}, "rate is missing; it may be uniform")]:
+        with pytest.raises(ValueError, match=message):
+            jn.search.plan(
+                trial, jn.Space(rate=jn.uniform(0, 1)), TRAIN, VALIDATION,
+                sampler=lambda space, key, trials, proposed=proposed: [proposed] * trials, **arguments,
+            )  # fmt: skip
+
+
+def test_measures_that_no_table_can_hold_are_refused_before_anything_is_compiled(key, monkeypatch):
+    monkeypatch.setattr(lanes_module, "_lower", None)
     with pytest.raises(ValueError, match="same names.*train_loss"):
         jn.random_search(
             lambda hp: jn.Trial(jn.dense(3), jn.losses.softmax_cross_entropy, optax.sgd(hp.train_loss), batch_size=8),
-            jn.Space(train_loss=jn.uniform(0, 1)), TRAIN, VALIDATION, **arguments,
+            jn.Space(train_loss=jn.uniform(0, 1)), TRAIN, VALIDATION, trials=2, epochs=1, key=key,
         )  # fmt: skip
+
+    def run(**measures):
+        program = jn.search.Program(
+            lambda hp, key: jnp.zeros((1,)), lambda hp, carry, key: carry + hp.rate,
+            lambda hp, carry: {"score": carry[0]} | {name: made(carry) for name, made in measures.items()},
+        )  # fmt: skip
+        return jn.random_search(program, jn.Space(rate=jn.uniform(0, 1)), trials=2, epochs=1, key=key)
+
+    with pytest.raises(ValueError, match=r"same names: \['rate'\]"):
+        run(rate=jnp.sum)
+    for name in ("id", "status", "units", "score_error"):
+        with pytest.raises(ValueError, match=rf"called like columns of the results: \['{name}'\]; give them other"):
+            run(**{name: jnp.sum})
+    with pytest.raises(ValueError, match=r"must return scalars, of shape \(\), got {'score': \(1,\), 'more': \(1,\)}"):
+        run(score=jnp.abs, more=jnp.abs)

@@ -153,6 +153,12 @@ def test_hyperparameters_are_nested_by_hand():
     assert jax.tree.leaves(hp.optimizer) == [0.1]
 
 
+def test_what_is_compiled_in_may_be_any_number():
+    assert jn.integers(0, 2**40, static=True).value(0.5) == 2**39
+    assert jn.choice(1e-60, 1e60, static=True).value(0.0) == 1e-60
+    assert jn.choice(0.0, math.inf, 2.0**-126).kind == "float"  # float32 has all of these
+
+
 def test_an_absent_entry_is_none_and_has_one_value():
     configuration = NESTED.configuration([0, 0.9, 0.5, 0.3, 0, 0, 0.5, 0.3])
     assert configuration["optimizer.momentum"] is None and configuration["net.second"] is None
@@ -232,6 +238,12 @@ def test_hyperparameters_name_what_is_missing_and_what_is_there():
         (lambda: jn.uniform("a", 1), TypeError, r"both ends must be numbers, got 'a'"),
         (lambda: jn.uniform(True, 1), TypeError, r"both ends must be numbers, got True"),
         (lambda: jn.uniform(0, math.inf), ValueError, r"must be finite, got inf"),
+        (lambda: jn.log_uniform(1e-60, 1e-50), ValueError, r"1e-60 is out of the range of float32, as which lanes"),
+        (lambda: jn.uniform(1e37, 1e39), ValueError, r"1e\+39 is out of the range of float32"),
+        (lambda: jn.choice(0.1, -1e-39), ValueError, r"-1e-39 is out of the range of float32"),
+        (lambda: jn.integers(1, 2**31), ValueError, r"2147483648 is more than a size can be.*use static=True"),
+        (lambda: jn.log_integers(1, 2**40), ValueError, r"1099511627776 is more than a size can be"),
+        (lambda: jn.choice(1, 2**31, static=False), ValueError, r"2147483648 is more than a size can be"),
         (lambda: jn.choice(), ValueError, r"at least one value"),
         (lambda: jn.choice([1], [2]), TypeError, r"can't be hashed; try a tuple"),
         (lambda: jn.choice(["adam", "sgd"]), TypeError, r"give its values one by one: choice\(\*values\)"),
@@ -239,6 +251,12 @@ def test_hyperparameters_name_what_is_missing_and_what_is_there():
         (lambda: jn.Space(), ValueError, r"at least one hyperparameter"),
         (lambda: jn.Space(rate=0.1), TypeError, r"rate must be a distribution.*for a fixed value try jn.choice\(0.1\)"),
         (lambda: jn.Space(score=jn.uniform(0, 1)), ValueError, r"'score' is a column of the results"),
+        (lambda: jn.Space(score_error=jn.uniform(0, 1)), ValueError, r"'score_error' is a column of the results"),
+        (lambda: jn.Space(values=jn.uniform(0, 1)), ValueError, r"hp.values is something else.*such as values_"),
+        (lambda: jn.Space(adam=jn.Space(keys=jn.uniform(0, 1))), ValueError, r"hp.keys is something else"),
+        (lambda: jn.Space(get=jn.Space(rate=jn.uniform(0, 1))), ValueError, r"hp.get is something else"),
+        (lambda: jn.Space(_static=jn.uniform(0, 1)), ValueError, r"hp._static is something else"),
+        (lambda: jn.hp(items=3), ValueError, r"hp.items is something else"),
         (
             lambda: jn.Space(a=lambda hp: [3]).configuration([0.5]),
             TypeError,
