@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -75,6 +76,15 @@ def load(path: str | os.PathLike[str], net: Layer, spec: Spec | tuple[int, ...])
     Raises:
       FileNotFoundError: when there is no such file. ValueError: for one that is truncated, damaged or not of this kind;
         for leaves that are missing, too many, or of other shapes or dtypes than the network's, naming all of them.
+
+    >>> import jax, tempfile, jaxnet as jn
+    >>> net = jn.dense(3)
+    >>> params, state, _ = net.init(jax.random.key(0), (5,))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/net.msgpack", params, state)
+    ...     loaded, _ = load(f"{folder}/net.msgpack", net, (5,))
+    >>> bool((loaded["w"] == params["w"]).all())
+    True
     """
     path = os.fspath(path)
     named = os.path.isdir(path) or path.endswith((".safetensors", ".orbax"))
@@ -86,8 +96,19 @@ def load(path: str | os.PathLike[str], net: Layer, spec: Spec | tuple[int, ...])
 
 
 def by_path(tree: Any, name: Callable[[Any], str] = jax.tree_util.keystr) -> dict[str, np.ndarray]:
-    """The leaves of a tree on the host, by the string of their path."""
-    return {name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    """The leaves of a tree on the host, by the string of their path, of the dtypes that they have in JAX.
+
+    Raises:
+      TypeError: for a PRNG key, naming it.
+    """
+    return {name(path): _on_host(name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _on_host(name: str, leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(getattr(leaf, "dtype", None) or np.float32, jax.dtypes.prng_key):
+        raise TypeError(f"{name} is a PRNG key, which no file holds; keep its numbers, jax.random.key_data(key)")
+    array = np.asarray(leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf))
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def as_trees(net: Layer, spec: Any, arrays: Mapping[str, np.ndarray], source: str, named: bool = False) -> Any:
@@ -172,7 +193,7 @@ def _write_safetensors(path: str, tree: Any) -> None:
         names = [slashed(leaf) for leaf, _ in jax.tree_util.tree_leaves_with_path(tree)]
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"two leaves would both be called {twice[0]!r} in {path!r}; save as .msgpack, or rename one")
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = save(arrays, metadata={_CHECK_SUM: _check_sum(arrays)})
     with replacing(path) as file:
         file.write(content)
@@ -221,14 +242,27 @@ def _check_sum(arrays: Mapping[str, np.ndarray]) -> str:
 def _write_orbax(path: str, tree: Any) -> None:
     import orbax.checkpoint as ocp
 
-    above = os.path.dirname(os.path.abspath(path))
-    with tempfile.TemporaryDirectory(dir=above, suffix=".part") as folder:
-        new, old = os.path.join(folder, "new"), os.path.join(folder, "old")
+    above, name = os.path.split(os.path.abspath(path))
+    with _naming(path):
+        made = tempfile.TemporaryDirectory(dir=above, prefix=f"{name}.", suffix=".part")
+    with made as folder:
+        new, old = os.path.join(folder, "new"), f"{folder}.old"
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(new, jax.tree.map(np.asarray, jax.device_get(tree)))
-        if os.path.lexists(path):
+            checkpointer.save(new, jax.tree.unflatten(jax.tree.structure(tree), by_path(tree).values()))
+        for inside, _, files in os.walk(new):
+            for file in (*files, ""):
+                sync(os.path.join(inside, file))
+        if there := os.path.lexists(path):
             os.rename(path, old)  # a folder can't be renamed onto another
-        os.rename(new, path)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if there:
+                os.rename(old, path)
+            raise
+        sync(above)
+        if there:
+            os.rename(old, os.path.join(folder, "old"))  # it goes with the folder
 
 
 def _read_orbax(path: str) -> dict[str, np.ndarray]:
@@ -250,15 +284,43 @@ def _read_orbax(path: str) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of ``path`` only once it is whole and on the disk."""
+    """A binary file that takes the place of ``path`` only once it is whole and on the disk.
+
+    Until then it is called ``path`` and eight hexadecimal digits, ``.part``.
+    """
     path = os.fspath(path)
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(os.path.abspath(path)), suffix=".part", delete=False) as file:
+    part = f"{path}.{secrets.token_hex(4)}.part"
+    with _naming(path):
+        file = open(part, "xb")  # noqa: SIM115
+    with file:
         try:
             yield file
             file.flush()
             os.fsync(file.fileno())
         except BaseException:
-            os.unlink(file.name)
+            os.unlink(part)
             raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    os.replace(part, path)
+    sync(os.path.dirname(os.path.abspath(path)))
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Returns when a file is on the disk, or the names of what is in a folder: after a power cut they are there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EACCES):  # there is no such thing, or it can't be read
+            raise
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """An ``OSError`` in here is about this path, whatever name beside it was tried."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, path) from None

@@ -211,7 +211,7 @@ Eta = Annotated[
     int | None, typer.Option(min=2, help="One in so many goes on, for successive_halving and hyperband (3).")
 ]
 Repeats = Annotated[int, typer.Option(min=1, help="Seeds for each configuration; the score is their mean.")]
-Lanes = Annotated[int | None, typer.Option(min=1, help="Trials that run at once; what memory holds if left out.")]
+Lanes = Annotated[int | None, typer.Option(min=1, help="Trials that run at once (what memory or cache holds).")]
 SpaceName = Annotated[str, typer.Option(metavar="NAME", help="Name of the jn.Space in the file.")]
 TrainName = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the data to train on (train).")]
 ValidationName = Annotated[
@@ -348,7 +348,7 @@ def report(
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
-    """Write an HTML page to look at a finished search with; it needs no network."""
+    """Write an HTML page to look at a finished search with; it works offline."""
     with _speaking(json, traceback) as out:
         call = _read_call(directory)
         path = output or directory / REPORT
@@ -426,11 +426,9 @@ def doctor(json: Json = False, traceback: Traceback = False) -> None:
 def _finished(directory: Path, call: Call) -> Path:
     """The folder of a search that is finished; refuses others."""
     if not (directory / RESULT).is_file():
-        from jaxnet.search.journal import read_records, trials_with_results
+        from jaxnet.search.journal import trials_with_results
 
-        journal = directory / "journal"
-        records, _ = read_records(journal.read_bytes() if journal.is_file() else b"")
-        done = trials_with_results(records, call.repeats)
+        done = trials_with_results(directory, call.repeats)
         of = f" of {call.trials}" if call.trials else ""
         raise Refused(
             f"the search in {str(directory)!r} isn't finished: {done}{of} trials have results so far. Wait for it, "

@@ -11,7 +11,7 @@ import jax
 from jaxnet.checkpoint import replacing
 from jaxnet.data import as_floats, check_count
 from jaxnet.hints import needs
-from jaxnet.layer import Layer, Spec
+from jaxnet.layer import Layer, Spec, as_spec
 from jaxnet.ops.lowering import lowered_as
 from jaxnet.sequence import Sequence
 
@@ -50,7 +50,8 @@ def export(
 
     Raises:
       ValueError: for weights above 2 GiB; for a network that can't be traced without a batch size, saying where.
-        ImportError: without flatbuffers, which the extra ``export`` installs. OSError: when it can't be written.
+        TypeError: for a spec that is none. ImportError: without flatbuffers, which the extra ``export`` installs.
+        OSError: when it can't be written.
 
     >>> import jax, jax.export, tempfile, jaxnet as jn, numpy as np
     >>> params, state, _ = jn.dense(3).init(jax.random.key(0), (5,))
@@ -73,8 +74,10 @@ def export(
     else:
         check_count("batch_size", batch_size)
         batch = batch_size
-    specs = Spec(spec) if isinstance(spec, tuple) and all(isinstance(axis, int) for axis in spec) else spec
-    leaves, tree = jax.tree.flatten(specs, is_leaf=lambda leaf: isinstance(leaf, Spec))
+    if isinstance(spec, (tuple, list)) and all(hasattr(axis, "__index__") for axis in spec):
+        spec = as_spec(tuple(spec))
+    leaves, tree = jax.tree.flatten(spec, is_leaf=lambda leaf: isinstance(leaf, Spec))
+    leaves = list(map(as_spec, leaves))
     places = _plain(jax.tree.unflatten(tree, range(len(leaves))))  # of each leaf in the tree that the program takes
     inputs = jax.tree.map(lambda i: jax.ShapeDtypeStruct((batch, *leaves[i].shape), leaves[i].dtype), places)
 

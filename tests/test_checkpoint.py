@@ -144,6 +144,43 @@ def test_a_failed_write_leaves_the_old_folder(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["net.orbax"]
 
 
+@pytest.mark.parametrize("lost", [0, 1], ids=["the new one is refused", "the old one can't go back either"])
+def test_a_folder_that_can_not_be_put_in_its_place_leaves_the_old_one(lost, tmp_path, monkeypatch):
+    path, rename, failed = tmp_path / "net.orbax", os.rename, []
+    jn.save(path, PARAMS, STATE)
+
+    def busy(old, new):
+        if new == str(path) and len(failed) <= lost:
+            failed.append(old)
+            raise OSError("Device or resource busy")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", busy)
+    with pytest.raises(OSError, match="resource busy"):
+        jn.save(path, jax.tree.map(jnp.zeros_like, PARAMS), STATE)
+    (left,) = tmp_path.iterdir()
+    assert (left == path) == (not lost)
+    same(jn.load(left, NET, (3,)), (PARAMS, STATE))
+
+
+@pytest.mark.parametrize("ending", [".msgpack", ".safetensors", ".orbax"])
+def test_a_missing_folder_is_reported_as_it_was_given(ending, tmp_path):
+    path = str(tmp_path / "missing" / f"net{ending}")
+    with pytest.raises(FileNotFoundError) as caught:
+        jn.save(path, PARAMS, STATE)
+    assert caught.value.filename == path
+
+
+@pytest.mark.parametrize("mask, mode", [(0o077, 0o600), (0o022, 0o644), (0o007, 0o660)])
+def test_who_may_read_a_file_is_up_to_the_umask(mask, mode, tmp_path):
+    before = os.umask(mask)
+    try:
+        jn.save(tmp_path / "net.msgpack", PARAMS, STATE)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "net.msgpack").stat().st_mode & 0o777 == mode
+
+
 def test_other_programs_read_a_file_of_safetensors_and_write_one(tmp_path):
     from safetensors.numpy import load_file, save_file
 
@@ -196,3 +233,20 @@ def test_orbax_reads_the_folder_and_a_folder_of_orbax_loads(tmp_path):
     (tmp_path / "net.orbax" / "manifest.ocdbt").unlink()
     with pytest.raises(ValueError, match="is not a whole network .* isn't a folder as orbax writes it"):
         jn.load(tmp_path / "net.orbax", NET, (3,))
+
+
+@pytest.mark.parametrize("ending", ["msgpack", "safetensors", "orbax"])
+def test_scalars_and_numbers_of_python_come_back_as_what_they_are_in_jax(ending, tmp_path):
+    layer = jn.Layer(
+        lambda key, spec: ({"scale": 1.5}, {"count": jnp.int32(7)}, jn.Spec(spec)),
+        lambda params, state, x, *, key=None, train=False: (x, state),
+    )
+    jn.save(tmp_path / f"net.{ending}", {"scale": 1.5}, {"count": np.array(7, ">i4")})
+    same(jn.load(tmp_path / f"net.{ending}", layer, (3,)), ({"scale": jnp.float32(1.5)}, {"count": jnp.int32(7)}))
+
+
+@pytest.mark.parametrize("ending", ["msgpack", "safetensors", "orbax"])
+def test_a_key_is_refused_by_name(ending, tmp_path):
+    with pytest.raises(TypeError, match=r"noise.* is a PRNG key.*key_data"):
+        jn.save(tmp_path / f"net.{ending}", {"w": jnp.ones(2)}, {"noise": jax.random.key(0)})
+    assert not os.listdir(tmp_path)

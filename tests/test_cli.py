@@ -1,5 +1,6 @@
 """The command line: the same tables as the library's, what users are told, and exit codes."""
 
+import fcntl
 import json
 import os
 import re
@@ -16,7 +17,6 @@ from typer.testing import CliRunner
 
 import jaxnet as jn
 from jaxnet import __main__, cli, diagnosis
-from jaxnet.search import journal as journal_module
 from jaxnet.search import lanes as lanes_module
 
 ROOT = os.path.dirname(os.path.dirname(jn.__file__))
@@ -288,7 +288,8 @@ def test_a_changed_trial_function_is_refused_and_the_journal_stays(folder, monke
 
 def test_a_search_that_another_process_runs_is_left_to_it(folder, monkeypatch):
     interrupted(monkeypatch, "one")
-    with journal_module._locked(folder / "one" / "lock"):
+    with open(folder / "one" / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         _, errors = call("resume", "one", code=1)
     assert re.match("Error: another process is searching into .*one'; wait for it, or end it\n$", errors)
 

@@ -116,3 +116,13 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     huge = np.broadcast_to(np.float32(0), (2**29,))
     with pytest.raises(ValueError, match=r"weights of 2147483648 bytes don't fit"):
         jn.export(tmp_path / "net", jn.dense(1), {"w": huge}, (), (3,))
+
+
+def test_a_shape_may_be_a_list_and_what_is_none_is_refused(tmp_path, key):
+    params, state, _ = jn.dense(3).init(key, (5,))
+    for spec in ([5], (5,), [np.int64(5)]):
+        jn.export(tmp_path / "net.jaxexport", jn.dense(3), params, state, spec, platforms=["cpu"])
+        program = jax.export.deserialize(bytearray((tmp_path / "net.jaxexport").read_bytes()))
+        assert program.in_avals[0].shape[1:] == (5,)
+    with pytest.raises(TypeError, match=r"expected a Spec or a shape tuple .*got 5; for a vector of 5 features, try"):
+        jn.export(tmp_path / "net.jaxexport", jn.dense(3), params, state, 5)
