@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 
 import jaxnet
 from jaxnet.cli import app
+from jaxnet.layer import Layer
 
 ROOT = Path(__file__).parents[1]
 PAGES_OF_NAMES = ("layers", "conventions")  # where bare names are jaxnet's, too
@@ -79,7 +80,7 @@ class Api(SphinxDirective):
                 raise self.error(f"there is no {name}")
             if inspect.isclass(value):
                 lines += [f".. autoclass:: {name}", "   :members:", f"   :exclude-members: {self.hidden(value)}", ""]
-            elif callable(value):
+            elif callable(value) and not isinstance(value, Layer):
                 lines += [f".. autofunction:: {name}", ""]
             else:
                 lines += [f".. py:data:: {name}", f"   :type: {type(value).__name__}", ""]

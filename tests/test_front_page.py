@@ -16,6 +16,23 @@ def test_importing_brings_neither_the_search_nor_what_is_slow():
     assert not loaded & {"jaxnet.search", "flax", "pandas", "matplotlib", "rich", "scipy.stats", "scipy.optimize"}
 
 
+def test_an_import_that_fails_leaves_garbage_collection_as_it_was():
+    code = """
+import gc, sys
+sys.modules["jaxnet.inspection"] = None
+for before in (gc.enable, gc.disable):
+    before()
+    was = gc.isenabled()
+    try:
+        import jaxnet
+    except ImportError:
+        assert gc.isenabled() == was
+    else:
+        raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_names_of_the_search_are_there_when_they_are_used():
     from jaxnet.search import driver, space
 

@@ -128,10 +128,10 @@ def in_a_shell(command, interrupt=False):
         words, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         try:
-            end, sizes = time.monotonic() + 60 * MINUTES, set()
+            end, sizes = time.monotonic() + 60 * MINUTES, set()  # what it is, its plan, and one chunk
             while interrupt and len(sizes) < 3 and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.05)
-                sizes |= {journal.stat().st_size for journal in pathlib.Path().rglob("journal")} - begun
+                sizes |= {journal.stat().st_size for journal in pathlib.Path().rglob("journal")} - begun - {0}
             if interrupt:
                 process.send_signal(signal.SIGINT)
             return process.communicate(timeout=60 * MINUTES)[0]

@@ -1,7 +1,7 @@
 """Runs benchmarks, each in a process of its own, so that one's memory, threads and caches don't colour another's.
 
     python -m experiments.benchmarks                      all of them
-    python -m experiments.benchmarks lanes networks       some; after pip install "jaxnet[bench]" with their peers
+    python -m experiments.benchmarks lanes networks       some; after pip install -e ".[bench]" with their peers
     python -m experiments.benchmarks.lanes --help         one, with the flags that it has of its own
 
 Each writes NAME_cpu.json and NAME_cpu.md (or _gpu, _tpu) into the folder: medians, spread, ratios within its run, and

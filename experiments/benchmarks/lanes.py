@@ -243,8 +243,8 @@ def markdown(report: dict[str, Any]) -> str:
     """Two tables: contenders by network, and jaxnet by the number of lanes."""
     names = [name for name in NAMES if any(row["network"] == name for row in report["rows"])]
     head = (
-        f"{where(report['machine'])}. Microseconds for each lane and step of 128 examples. Times: how long the faster "
-        "jitted network at a time takes, over the search."
+        f"{where(report['machine'])}. Microseconds for each lane and step of 128 examples. Times: the faster of "
+        "jaxnet and JAX by hand, one at a time, divided by the search."
     )
     contenders = [*ONE_AT_A_TIME, PLANNED]
     lines = [head, "", "| | " + " | ".join([*contenders, "lanes planned", "times"]) + " |", "| --- |" + " ---: |" * 6]

@@ -12,7 +12,7 @@ of flax take the variance as a difference of two means, which loses its digits w
 where it isn't (``ops/reductions.py``). Group norm has features last; Equinox has them first, so that groups lie
 together. None is slower than a peer for JAX by more than runs differ.
 
-Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
+Peers come with ``pip install -e ".[bench]"``; one that isn't installed is left out.
 """
 
 from __future__ import annotations

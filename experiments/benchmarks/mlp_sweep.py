@@ -15,7 +15,7 @@ trials, the others some of them, evenly by width: ratios are of the time for eac
 The fused search starts with no program known; ``compiled before`` is the same call once more, which finds its compiled
 programs in a folder where the first one kept them (``JAX_COMPILATION_CACHE_DIR``).
 
-Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out, and the table says so.
+Peers come with ``pip install -e ".[bench]"``; one that isn't installed is left out, and the table says so.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def process(name: str, configurations: list[dict[str, Any]], options: dict[str, 
     train, validation = data(options["quick"])
     contender, epochs, seed = CONTENDERS[name], options["epochs"], options["seed"]
     few = (tuple(a[:256] for a in part) for part in (train, validation))
-    contender([{"learning_rate": 0.1, "l2": 0.0, "hidden": 8}], *few, 1, 0)
+    contender([{"learning_rate": 0.1, "l2": 1e-6, "hidden": 10}], *few, 1, 0)
     with programs_kept(folder) if name.startswith(FUSED) else contextlib.nullcontext():
         started = time.perf_counter()
         errors, compiling = contender(configurations, train, validation, epochs, seed)

@@ -30,7 +30,7 @@ The MLP with batch norm is the one network that flax, compiled as XLA does by it
 with 512 x 512 weights take less than Eigen's, and what a program is compiled with holds for all of it. Gradients
 whose products read every matrix in order were tried, and were no faster in a training step.
 
-Peers come with ``pip install "jaxnet[bench]"``; one that isn't installed is left out.
+Peers come with ``pip install -e ".[bench]"``; one that isn't installed is left out.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ def markdown(report: dict[str, Any]) -> str:
     """A line for each network: microseconds here, and how many times that each peer took."""
     peers = ("flax", "haiku", "equinox", "PyTorch")
     head = (
-        f"{where(report['machine'])}. Microseconds for each training step of 128 examples with their quartiles, then "
-        "peers as times of it: above 1 is slower than jaxnet."
+        f"{where(report['machine'])}. Microseconds for each training step of 128 examples, with quartiles; of peers "
+        "their time divided by jaxnet's, so that above 1 is slower than jaxnet."
     )
     columns = ("jaxnet, us", "quartiles", "share of peak", *peers)
     lines = [head, "", f"| | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]

@@ -235,5 +235,5 @@ def _study(peer, objective, configurations, seed):
 
 def _missing(peer, error):
     return ImportError(
-        f'{peer}: expected the libraries that it compares with, but got: {error}. Try pip install "jaxnet[bench]".'
+        f'{peer}: expected the libraries that it compares with, but got: {error}. Try pip install -e ".[bench]".'
     )

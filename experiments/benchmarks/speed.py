@@ -32,8 +32,8 @@ def section() -> str:
     lines = [
         "",
         "The search of the course's space (`mlp_sweep`), against one network at a time and against Optuna with PyTorch",
-        "and with Flax, each as its users write it and tuned for speed. Compiling is included; the share is that of",
-        "the machine's matmul peak; what runs fewer trials is held to the fused search by its time for each operation.",
+        'and with Flax, each both as its users write it and tuned for speed. Times include compiling. "Share of it" is',
+        "the share of the machine's matmul peak. Rows with fewer trials are compared by time per operation.",
         "",
         mlp_sweep.markdown(sweep),
         "",
@@ -57,10 +57,10 @@ def section() -> str:
         "Where fusing isn't faster, one network keeps both cores busy, and two side by side share their caches.",
         "What limits the LSTM and the ResNet, and what was tried, stands in `experiments/benchmarks/networks.py`.",
         "",
-        "**On a GPU nothing has been timed yet.** What is known is what XLA compiles for an H100 (`programs`): the",
-        "kernels that a step starts, the bytes that they move, and how long its memory takes for them, which only what",
-        "stays in its cache can beat. What was aimed at, and the least that the program with the fewer bytes allows,",
-        "for each lane and step; beside it the same of one network at a time:",
+        "**On a GPU nothing has been timed yet.** The table comes from programs that XLA compiled for an H100 and that",
+        "were not run (`programs`). What bytes take is the time that its memory needs for a step's, a lower bound",
+        "unless data stay in its cache; what must be reached is what was aimed at. All are for each lane and step; the",
+        "columns named alone are for one network at a time.",
         "",
         *targets_of_gpu(compiled),
         "",
@@ -116,7 +116,7 @@ def targets_of_gpu(compiled: dict[str, Any]) -> list[str]:
     took = min(moved for moved, _ in programs.seconds_of_search(compiled).values())
     trials, epochs = programs.SEARCH_SIZE
     search = f"a search of {trials:,} trials, {epochs} epochs of full MNIST"
-    compiling = f"{each[0]:.1f} to {each[-1]:.1f} s on two cores, without trying who multiplies"
+    compiling = f"{each[0]:.1f} to {each[-1]:.1f} s on two cores, without autotuning"
     return [
         *lines,
         "",
