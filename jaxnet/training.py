@@ -25,10 +25,10 @@ from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
 from jaxnet.losses import check_labels, label_uses
-from jaxnet.ops import compiling
+from jaxnet.ops import affine, compiling, folding
 from jaxnet.ops.random import threefry_key
 from jaxnet.ops.reductions import counting_rows
-from jaxnet.ops.scan import guarded_steps, scan_steps
+from jaxnet.ops.scan import SEGMENT, guarded_steps, scan_steps
 from jaxnet.sequence import Sequence
 from jaxnet.stream import (
     Parts,
@@ -144,6 +144,17 @@ class Carry(NamedTuple):
     diverged: Any
     totals: dict[str, Any]  # sums over the examples of the epoch: loss, metric, examples
     validation: dict[str, Any]  # the same over the validation data, after the epoch; empty where there are none
+
+
+class Scaled(NamedTuple):
+    """What is carried from step to step where weights are folded (``jaxnet.ops.folding``).
+
+    ``params`` are to be multiplied by their scales, after ``most`` steps at the latest.
+    """
+
+    carry: Carry
+    scales: folding.Scales
+    most: jax.Array
 
 
 class Fitted(NamedTuple):
@@ -452,9 +463,9 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         totals = _no_totals(trial), {} if validation_examples is None else _no_totals(trial)
         return Carry(params, state, trial.optimizer.init(params), jnp.int32(0), jnp.int32(-1), *totals)
 
-    def step(own, carry, shared, index):
-        trial = make_trial(own["hp"])
-        size = trial.batch_size
+    def batch(own, shared, index):
+        """What a step is given, and which of its rows count."""
+        size = (trial := make_trial(own["hp"])).batch_size
         bound, value = (size.bound, size.value) if isinstance(size, Size) else (size, size)
         first = shared.get("first", 0)  # the step with which a window of a stream begins
         index = first + index
@@ -470,28 +481,45 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         step_key = jax.random.fold_in(own["key"], index)
         if trial.augment is not None:
             inputs = trial.augment(jax.random.fold_in(step_key, 1), inputs)
+        return inputs, targets, valid, step_key
 
+    def outputs_of(trial, params, state, inputs, valid, step_key):
         # Batch statistics leave out the rows that are copies; where every batch is full, they needn't ask.
-        counted = None if not isinstance(size, Size) and examples % size == 0 else valid
+        sized = isinstance(trial.batch_size, Size)
+        counted = None if not sized and examples % trial.batch_size == 0 else valid
+        with counting_rows(counted, None if sized else examples % trial.batch_size):
+            return trial.net.apply(params, state, inputs, key=jax.random.fold_in(step_key, 0), train=True)
 
-        def objective(params):
-            with counting_rows(counted, None if isinstance(size, Size) else examples % size):
-                outputs, state = trial.net.apply(
-                    params, carry.state, inputs, key=jax.random.fold_in(step_key, 0), train=True
-                )
+    def step(own, carry, shared, index):
+        return stepped(own, carry, {}, shared, index)[0]
+
+    def stepped(own, carry, scales, shared, index):
+        """A step, and the scales of the weights that are folded in it."""
+        trial = make_trial(own["hp"])
+        inputs, targets, valid, step_key = batch(own, shared, index)
+        moves = (carry.diverged < 0) & valid[0]  # a lane may be over, or have fewer steps than others
+        folds, scales_after = folding.folds(_shares(trial, carry) if scales else [], scales, moves)
+
+        def objective(params, folds, scales):
+            with folding.folding(params, folds):
+                outputs, state = outputs_of(trial, params, carry.state, inputs, valid, step_key)
             losses = _one_per_example("loss", trial.loss, outputs, targets, valid)
             loss = jnp.sum(losses) / jnp.maximum(jnp.sum(valid), 1)
             if trial.penalty is not None:
-                loss = loss + trial.penalty(params)
+                loss = loss + trial.penalty(folding.unscaled(params, scales))
             return loss, (losses, outputs, state)
 
-        (loss, (losses, outputs, state)), gradient = jax.value_and_grad(objective, has_aux=True)(carry.params)
+        (loss, (losses, outputs, state)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            carry.params, folds, scales
+        )
+        gradient, moved = folding.taken_out(gradient, scales)
+        params = folding.unscaled(carry.params, scales)
         optimizer = optax.with_extra_args_support(trial.optimizer)
-        extra = {"value": loss, "grad": gradient, "value_fn": lambda params: objective(params)[0]}
+        extra = {"value": loss, "grad": gradient, "value_fn": lambda params: objective(params, {}, {})[0]}
         extra = _taken(optimizer.update, extra)
-        updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.params, **extra)
+        updates, optimizer_state = optimizer.update(gradient, carry.optimizer, params, **extra)
         optimizer_state = _as_wide_as(carry.optimizer, optimizer_state)
-        params = optax.apply_updates(carry.params, updates)
+        params = optax.apply_updates(params, updates)
 
         total = jnp.sum(losses)
         if not isinstance(trial.loss_limit, float) or trial.loss_limit < math.inf:
@@ -501,10 +529,10 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         if trial.metric is not None:
             totals["metric"] = jnp.sum(_one_per_example("metric", trial.metric, outputs, targets, valid))
         totals = jax.tree.map(jnp.add, carry.totals, totals)
-        stepped = Carry(params, state, optimizer_state, carry.step + 1, carry.diverged, totals, carry.validation)
+        new = Carry(params, state, optimizer_state, carry.step + 1, carry.diverged, totals, carry.validation)
 
-        # Known before the step, so it costs no pass of its own: a lane may be over, or have fewer steps than others.
-        return _where((carry.diverged < 0) & valid[0], stepped, carry)
+        new = _where(moves, new, carry)  # known before the step, so it costs no pass of its own
+        return new._replace(params=folding.put_back(new.params, moved)), scales_after
 
     def healthy(carry):
         # A sum is finite only if all its terms are, and is one pass over the parameters; in float32, which holds the
@@ -544,7 +572,35 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
             steps = len(jax.tree.leaves(feed["train"])[0]) // size
         else:
             steps = math.ceil(examples / (size.least if isinstance(size, Size) else size))
-        return guarded_steps(step, steps, healthy, freeze)(own, carry, shared)
+        if not (scales := first_scales(trial, own, carry, shared)):
+            return guarded_steps(step, steps, healthy, freeze)(own, carry, shared)
+        most = folding.steps_held(_shares(trial, carry), scales, SEGMENT)
+        return guarded_steps(
+            scaled_step, steps, lambda scaled: healthy(scaled.carry), freeze_scaled, between=unscaled, held=held
+        )(own, Scaled(carry, scales, most), shared).carry
+
+    def first_scales(trial, own, carry, shared):
+        if not compiling.multiplied_by_accelerator():
+            return {}
+        inputs, _, *rest = jax.eval_shape(lambda: batch(own, shared, jnp.int32(0)))
+        leaves = folding.foldable(functools.partial(outputs_of, trial), carry.params, carry.state, inputs, *rest)
+        return folding.first_scales(_shares(trial, carry), leaves)
+
+    def scaled_step(own, scaled, shared, index):
+        carry, scales = stepped(own, scaled.carry, scaled.scales, shared, index)
+        return scaled._replace(carry=carry, scales=scales)
+
+    def freeze_scaled(scaled, index):
+        return scaled._replace(carry=freeze(scaled.carry, index))
+
+    def unscaled(scaled):
+        params = folding.unscaled(scaled.carry.params, scaled.scales)
+        return scaled._replace(
+            carry=scaled.carry._replace(params=params), scales=jax.tree.map(jnp.ones_like, scaled.scales)
+        )
+
+    def held(scaled):
+        return jnp.where(scaled.carry.diverged < 0, scaled.most, SEGMENT)
 
     def evaluate(hp, carry, feed):
         trial = make_trial(hp)
@@ -694,6 +750,17 @@ def _taken(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, A
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return options
     return {parameter.name: options[parameter.name] for parameter in parameters if parameter.name in options}
+
+
+def _shares(trial: Trial, carry: Carry) -> list[affine.Affine | None]:
+    """What a step's update is of each parameter and of its gradient."""
+    optimizer = optax.with_extra_args_support(trial.optimizer)
+
+    def update(gradient, params, value, value_fn):
+        extra = _taken(optimizer.update, {"value": value, "grad": gradient, "value_fn": value_fn})
+        return optimizer.update(gradient, carry.optimizer, params, **extra)
+
+    return affine.shares(update, trial.penalty, carry.params)
 
 
 def _is_spec(value: Any) -> bool:

@@ -8,6 +8,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxnet.ops.compiling import multiplied_by_accelerator, multiplied_by_eigen
+from jaxnet.ops.folding import folded_product
 from jaxnet.ops.linear import Linear, transposable
 from jaxnet.ops.meshes import split, varying_alike
 
@@ -37,8 +38,10 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     of_own = of_float32 or (multiplied_by_accelerator() and jnp.result_type(x) == jnp.result_type(w))
     if not of_own or any(split(x) + split(w)):
         return x @ w  # on a mesh, too: JAX's own adds up the gradients of its devices
-    x, w = varying_alike(x, w)
-    return _product(x.reshape(-1, in_features), w).reshape(*x.shape[:-1], features)
+    rows = x.reshape(-1, in_features)
+    folded = folded_product(rows, w) if not of_float32 and jnp.result_type(w) == jnp.float32 else None
+    y = _product(*varying_alike(rows, w)) if folded is None else folded
+    return y.reshape(*x.shape[:-1], features)
 
 
 @jax.custom_jvp

@@ -36,6 +36,8 @@ def guarded_steps(
     length: int,
     healthy: Callable[[Any], jax.Array],
     freeze: Callable[[Any, jax.Array], Any],
+    between: Callable[[Any], Any] | None = None,
+    held: Callable[[Any], jax.Array] | None = None,
 ) -> Callable[[Any, Any, Any], Any]:
     """``scan_steps`` in which a lane that stops being healthy stays for ever as it was before that step.
 
@@ -48,6 +50,8 @@ def guarded_steps(
       step, length: as for ``scan_steps``; ``step`` must leave a frozen carry as it is.
       healthy: whether a carry may be kept; true of every carry that was frozen.
       freeze: marks a carry as frozen at a step.
+      between: what is made of a carry before it is looked at.
+      held: how many steps may be taken, from a carry, before that; by default any number.
     """
 
     def choose(flags, carries, index):
@@ -61,7 +65,10 @@ def guarded_steps(
         def body(at):
             first, watched, carry = at
             count = jnp.where(first < watched, 1, jnp.minimum(SEGMENT, length - first))
+            if held is not None:
+                count = jnp.minimum(count, jnp.min(lanes.look(held)(carry)))
             new = jax.lax.fori_loop(first, first + count, lambda i, c: one(own, c, shared, i), carry)
+            new = new if between is None else lanes.change(between)(new)
             fine = lanes.look(healthy)(new)
             settled = jnp.all(fine) | (count == 1)
             carry = lanes.settle(choose)((fine & settled, ~fine & settled), (new, carry), first)
@@ -79,7 +86,7 @@ class _OneLane(NamedTuple):
     def __call__(self, step):
         return step
 
-    look = settle = __call__
+    look = change = settle = __call__
 
 
 class _Lanes(NamedTuple):
@@ -94,6 +101,9 @@ class _Lanes(NamedTuple):
 
     def look(self, healthy):
         return jax.vmap(healthy, in_axes=(self.carry,))
+
+    def change(self, between):
+        return jax.vmap(between, in_axes=(self.carry,), out_axes=self.carry)
 
     def settle(self, choose):
         return jax.vmap(choose, in_axes=(0, (self.carry, self.carry), None), out_axes=self.carry)
