@@ -580,7 +580,7 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
         )(own, Scaled(carry, scales, most), shared).carry
 
     def first_scales(trial, own, carry, shared):
-        if not compiling.multiplied_by_accelerator():
+        if not folding.folds_here():
             return {}
         inputs, _, *rest = jax.eval_shape(lambda: batch(own, shared, jnp.int32(0)))
         leaves = folding.foldable(functools.partial(outputs_of, trial), carry.params, carry.state, inputs, *rest)

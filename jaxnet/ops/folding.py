@@ -25,6 +25,8 @@ import numpy as np
 from jax import lax
 
 from jaxnet.ops.affine import Affine
+from jaxnet.ops.compiling import multiplied_by_accelerator
+from jaxnet.ops.lowering import lowering
 from jaxnet.ops.meshes import varying_alike
 
 LEAST = 1e-9  # a decay below it is taken for it: float32 has 7 digits. And as far as a scale may come away from 1
@@ -62,11 +64,17 @@ def folding(params: Any, folds: Mapping[int, Fold]) -> Iterator[None]:
         _inside.reset(token)
 
 
+def folds_here() -> bool:
+    """Whether what is being traced trains on an accelerator, and takes the ways that are fast there."""
+    return multiplied_by_accelerator() and lowering() is None
+
+
 def foldable(function: Callable[..., Any], params: Any, *arguments: Any) -> list[int]:
     """The leaves of ``params`` that ``function(params, *arguments)`` uses once, as float32 weights of a ``product``.
 
     It is traced to find out, so that arguments may be shapes. A leaf that is used inside of a loop or under ``vmap``
-    is used more than once.
+    is used more than once. Weights with fewer inputs than there are rows are left out: to fold them takes another
+    array of the outputs' gradients, which then is larger than they are.
     """
     met: list[tuple[int, tuple[int, ...]]] = []
 
@@ -83,7 +91,8 @@ def foldable(function: Callable[..., Any], params: Any, *arguments: Any) -> list
         weights = jaxpr.invars[i]
         users = [equation for equation in jaxpr.eqns for atom in equation.invars if atom is weights]
         once = len(users) == 1 and all(out is not weights for out in jaxpr.outvars)
-        if once and users[0].params.get("name") == "_met" and users[0].invars[0].aval.shape == rows:
+        itself = once and users[0].params.get("name") == "_met" and users[0].invars[0].aval.shape == rows
+        if itself and rows[0] <= rows[1]:
             found.append(i)
     return found
 

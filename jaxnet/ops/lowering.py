@@ -14,7 +14,8 @@ _lowering: contextvars.ContextVar[str | None] = contextvars.ContextVar("lowering
 def lowered_as(how: Literal["native", "patches"]) -> Iterator[None]:
     """Inside, convolutions are XLA's own ("native"), or patches without blocks ("patches", no arithmetic with zeros).
 
-    In both cases windows of pools are XLA's own, and variances take two passes.
+    In both cases windows of pools are XLA's own, variances take two passes, and weights are moved after their gradient
+    is multiplied.
 
     For those who want to compare, or to count. It is read while a program is traced: what was compiled before stays as
     it is.

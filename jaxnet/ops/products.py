@@ -25,10 +25,9 @@ def product(x: jax.Array, w: jax.Array) -> jax.Array:
     features). Where ``w`` has no more columns than rows and isn't large, it is ``(dy.T @ x).T`` in three steps that
     read and write in order: training steps took 0.83 (MLP 784-16-10), 0.96 (784-128-10), 0.87 (LeNet 6-16-120).
 
-    On an accelerator nothing is added to the gradient while it is multiplied. XLA would let cuBLAS add a penalty's
-    gradient (``2 l2 w``, of momentum what was before), which it writes down for that, as large as all weights: a step
-    of MLP 784-128-10 with an l2 penalty then moves 1.4 times the bytes, as
-    ``python -m experiments.benchmarks.programs`` counts them.
+    On an accelerator plain SGD takes its step while the gradient is multiplied (``jaxnet.ops.folding``); otherwise
+    nothing is added there. XLA would let cuBLAS add a penalty's gradient (of momentum what was before), which it writes
+    down for that, as large as all weights.
 
     >>> product(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]])).tolist()
     [[11.0]]

@@ -8,6 +8,7 @@ import pytest
 
 import jaxnet as jn
 from jaxnet.ops import compiling, folding
+from jaxnet.ops.lowering import lowered_as
 from jaxnet.ops.products import product
 from jaxnet.training import supervised
 
@@ -94,10 +95,11 @@ def mapped():
 NETWORKS = {
     "mlp": (mlp, [(12, 16), (16, 8), (8, 3)]),
     "without biases": (lambda: jn.dense(3, bias=False), [(12, 3)]),
+    "narrow": (lambda: jn.serial(jn.dense(7), jnp.tanh, jn.dense(3)), [(12, 7)]),
     "batch norm": (lambda: jn.serial(jn.dense(16), jn.batch_norm(), jax.nn.relu, jn.dense(3)), [(12, 16), (16, 3)]),
     "dropout": (lambda: jn.serial(jn.dense(16), jn.dropout(0.3), jn.dense(3)), [(12, 16), (16, 3)]),
     "recurrent": (
-        lambda: jn.serial(jn.reshape((4, 3)), jn.lstm(5, returns="last"), jn.dense(3)), [(5, 3)]
+        lambda: jn.serial(jn.reshape((4, 3)), jn.lstm(9, returns="last"), jn.dense(3)), [(9, 3)]
     ),
     "half precision": (half, [(16, 3)]),
     "tied": (tied, [(12, 3)]),
@@ -146,7 +148,7 @@ def test_networks_are_trained_to_the_same_weights(net, shapes, folded, monkeypat
 SPACES = {
     "rates": ({}, "shared"),
     "sizes": ({"hidden": jn.integers(2, 20)}, "own"),
-    "batches": ({"batch": jn.integers(3, 40)}, "shared"),
+    "batches": ({"batch": jn.integers(3, 12)}, "shared"),
 }
 OPTIMIZERS = {
     "sgd": (optax.sgd, jn.losses.l2, True),
@@ -200,6 +202,12 @@ def test_any_decay_is_taken(folded, monkeypatch):
     wanted = run()
     assert got.table["status"].tolist() == wanted.table["status"].tolist() == ["completed"] * len(DECAYS) + ["diverged"]
     same(dict(got.curves), dict(wanted.curves))
+
+
+def test_folding_can_be_switched_off(folded):
+    with lowered_as("native"):
+        jn.fit(trial()(jn.hp(rate=0.1, l2=0.02)), (X, Y), epochs=1, key=jax.random.key(0))
+    assert not folded
 
 
 def test_windows_of_a_stream_are_trained_on(folded, monkeypatch):
