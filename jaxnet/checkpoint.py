@@ -31,10 +31,10 @@ def save(path: str | os.PathLike[str], params: Any, state: Any = ()) -> None:
     The ending of the path says how; nothing is pickled, and every dtype is kept, bfloat16 too.
 
     - ``.safetensors`` is a file that other programs read as well (PyTorch, say), arrays under names such as
-      ``params/0/w`` and ``state/features/2/mean``, with a check sum among its metadata (the extra ``safetensors``).
+      ``params/0/w`` and ``state/features/2/mean``, with a checksum among its metadata (the extra ``safetensors``).
     - ``.orbax`` is a folder, a checkpoint of orbax with the tree ``{"params": ..., "state": ...}``, for what is
       written in JAX: ``orbax.checkpoint.StandardCheckpointer().restore`` reads it.
-    - Any other, such as ``.msgpack``, is one file in msgpack, as flax writes it, behind a check sum; it needs nothing
+    - Any other, such as ``.msgpack``, is one file in msgpack, as flax writes it, behind a checksum; it needs nothing
       more and is what the search's results are.
 
     Args:
@@ -171,7 +171,7 @@ def read_arrays(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any]
     elif len(content) < _HEAD or len(payload) < length:
         problem = "it ends too early"
     elif len(payload) > length or zlib.crc32(payload) != int.from_bytes(content[_HEAD - 4 : _HEAD], "little"):
-        problem = "its check sum is wrong"
+        problem = "its checksum is wrong"
     else:
         restored: Any = serialization.msgpack_restore(payload)
         if restored["kind"] == kind:
@@ -215,7 +215,7 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     wanted = header.get("__metadata__", {}).get(_CHECK_SUM)
     if wanted is not None and wanted != _check_sum(arrays):  # another program's file has none
-        raise _not_whole(path, _NETWORK, "its check sum is wrong")
+        raise _not_whole(path, _NETWORK, "its checksum is wrong")
     return arrays
 
 

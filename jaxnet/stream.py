@@ -54,7 +54,7 @@ class Stream:
 
     Streams need ``shuffle="shared"`` and, in a search, one batch size for all trials. Examples that aren't finite, or
     labels out of range, are found when they are read, not before training. A journal knows a stream by its length, its
-    shapes and 64 of its examples, and of a source of batches by a check sum of each epoch.
+    shapes and 64 of its examples, and of a source of batches by a checksum of each epoch.
 
     Raises:
       TypeError: for a source of another kind. ValueError: for an empty one, inputs and targets of different lengths, a
@@ -86,7 +86,7 @@ class Stream:
         self._labels: dict[tuple[int, int | None], int] = {}
         self._lock = threading.Lock()  # sources needn't bear several readers, such as the chunks of a search on a CPU
         self._counted = examples is None
-        self.marks: dict[int, int] | None = None  # check sums of epochs, by which they must be the same each time
+        self.marks: dict[int, int] | None = None  # checksums of epochs, by which they must be the same each time
         indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
         # PyTorch's IterableDataset inherits a __getitem__ that raises.
         indexed &= all(base.__name__ != "IterableDataset" for base in type(source).__mro__)

@@ -46,8 +46,8 @@ def test_bfloat16_and_integers_keep_their_dtype(path):
     {
         "truncated": (lambda content: content[:-1], "ends too early"),
         "cut in the head": (lambda content: content[:12], "ends too early"),
-        "a bit flipped": (lambda content: content[:99] + bytes([content[99] ^ 1]) + content[100:], "check sum"),
-        "longer": (lambda content: content + b"\0", "check sum"),
+        "a bit flipped": (lambda content: content[:99] + bytes([content[99] ^ 1]) + content[100:], "checksum"),
+        "longer": (lambda content: content + b"\0", "checksum"),
         "foreign": (lambda content: b"\x89PNG" + content, "doesn't begin like one"),
         "empty": (lambda content: b"", "doesn't begin like one"),
     }.values(),
@@ -189,7 +189,7 @@ def test_other_programs_read_a_file_of_safetensors_and_write_one(tmp_path):
     arrays = load_file(path)
     assert sorted(arrays) == [f"params/{name}" for name in ("features/0/b", "features/0/w", "head/b", "head/w")]
     np.testing.assert_array_equal(arrays["params/features/0/w"], PARAMS["features"][0]["w"])
-    save_file(arrays, path)  # without a check sum
+    save_file(arrays, path)  # without a checksum
     same(jn.load(path, NET, (3,)), (PARAMS, STATE))
     with pytest.raises(ValueError, match="two leaves would both be called 'params/a/b'"):
         jn.save(path, {"a/b": np.ones(1), "a": {"b": np.ones(1)}})
@@ -208,7 +208,7 @@ def test_pytorch_reads_bfloat16_from_a_file_of_safetensors(tmp_path):
     "spoil, message",
     {
         "truncated": (lambda content: content[:-1], "not fully covered"),
-        "a bit flipped": (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "check sum"),
+        "a bit flipped": (lambda content: content[:-3] + bytes([content[-3] ^ 1]) + content[-2:], "checksum"),
         "foreign": (lambda content: b"\x89PNG" + content, "header too large"),
         "empty": (lambda content: b"", "header too small"),
     }.values(),

@@ -255,7 +255,7 @@ class _Setup:
         self.key, self.epochs, self.shuffle, self.repeats, self.maximize = key, epochs, shuffle, repeats, maximize
         self.width, self.keep, self.devices = lanes, keep, Devices()
         self.batched: dict[str, Any] = {}  # streams of batches, by name
-        self.written: set[tuple[str, int]] = set()  # of their epochs, those of which the journal has check sums
+        self.written: set[tuple[str, int]] = set()  # of their epochs, those of which the journal has checksums
         self.journal: Journal | SharedJournal | None = None
         self.again: dict[int, Trial] = {}  # the last that was trained again, by id: other seeds of it compile nothing
         self.schedule = schedules.full() if schedule is None else schedule
@@ -333,7 +333,7 @@ class _Setup:
                 stream.marks, self.batched[stream.name] = {}, stream
 
     def newly_read(self) -> dict[str, Any]:
-        """Check sums of the epochs of sources of batches that weren't yet written down, for a journal's record."""
+        """Checksums of the epochs of sources of batches that weren't yet written down, for a journal's record."""
         new = {
             # Copied at once: threads that read add to it meanwhile.
             name: {str(epoch): mark for epoch, mark in stream.marks.copy().items() if (name, epoch) not in self.written}

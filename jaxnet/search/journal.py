@@ -31,7 +31,7 @@ _LEFT_OVER = re.compile(r"(parked|kept)-\d+-\d+\.[0-9a-f]{8}\.part")  # of ``Jou
 class Journal:
     """Records in a folder: an append-only file of them, and files of lanes.
 
-    Each record stands in ``journal`` behind its length and check sum, and is on the disk when ``append`` returns. A
+    Each record stands in ``journal`` behind its length and checksum, and is on the disk when ``append`` returns. A
     record that was cut short by a kill is cut off when the journal is opened again. One process at a time has it open:
     the lock on the folder's file ``lock`` goes when its process does. ``records`` are those that were there when it was
     opened.
@@ -143,7 +143,7 @@ class Journal:
 
 
 def _framed(record: Mapping[str, Any]) -> bytes:
-    """A record as it stands in the file, behind its length and check sum."""
+    """A record as it stands in the file, behind its length and checksum."""
     from flax import serialization  # imported when used: it is slow
 
     payload = serialization.msgpack_serialize(dict(record))
@@ -158,7 +158,7 @@ def read_records(content: bytes) -> tuple[list[dict[str, Any]], int]:
     while len(content) - end >= 8:
         length = int.from_bytes(content[end : end + 4], "little")
         payload = content[end + 8 : end + 8 + length]
-        # A power cut leaves zeros, which are a check sum of no bytes, too.
+        # A power cut leaves zeros, which are a checksum of no bytes, too.
         check_sum = int.from_bytes(content[end + 4 : end + 8], "little")
         if not length or len(payload) < length or zlib.crc32(payload) != check_sum:
             break
