@@ -50,6 +50,14 @@ def as_arrays(tree: Any, name: str) -> Any:
     return jax.tree.map(jnp.asarray, checked(tree, name))
 
 
+def check_on_host(name: str, *trees: Any) -> None:
+    """Raises inside of ``jax.jit``, ``vmap`` and ``grad``, where what JAX computes, or is given, is traced."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(())))):
+        raise TypeError(
+            f"{name}: call it outside of jax.jit, jax.vmap and jax.grad; it runs on the host, and jits itself"
+        )
+
+
 def checked(tree: Any, name: str) -> Any:
     """``as_arrays``, but what didn't come from the device stays on the host, with the dtype that it has there."""
     if isinstance(tree, list):
@@ -61,14 +69,19 @@ def checked(tree: Any, name: str) -> Any:
     return tree
 
 
-def _checked(leaf: Any, name: str) -> Any:
-    if isinstance(leaf, Tracer):
-        raise TypeError(f"{name}: expected numbers, got {_outline(leaf)}, traced by jax.jit, jax.vmap or jax.grad")
+def check_unmasked(leaf: Any, name: str) -> None:
+    """Raises for a masked array of NumPy of which something is masked."""
     if np.ma.is_masked(leaf):
         raise ValueError(
             f"{name}: {np.ma.count_masked(leaf)} entries are masked, and a mask isn't looked at. Leave those examples "
             f"out, or fill them in (.filled(0))."
         )
+
+
+def _checked(leaf: Any, name: str) -> Any:
+    if isinstance(leaf, Tracer):
+        raise TypeError(f"{name}: expected numbers, got {_outline(leaf)}, traced by jax.jit, jax.vmap or jax.grad")
+    check_unmasked(leaf, name)
     array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnet.data import Data, as_data, check_count, count, feeder, orders
+from jaxnet.data import Data, as_data, check_count, check_unmasked, count, feeder, orders
 from jaxnet.losses import check_labels
 
 Put = Callable[[Any], Any]
@@ -202,6 +202,7 @@ class Stream:
             if not all(hasattr(leaf, name) for name in ("shape", "dtype", "__getitem__")):
                 raise TypeError(f"Stream: expected inputs and targets to be arrays, got {type(leaf).__name__}")
             _check_numbers(leaf.dtype)
+            check_unmasked(leaf, "Stream")
         lengths = [leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(self.source)]
         if len(set(lengths)) != 1:
             raise ValueError(f"Stream: the first axis of all arrays counts examples, got lengths {lengths}")
@@ -218,7 +219,10 @@ class Stream:
             raise TypeError(
                 f"{self.name}: expected example {i} to be a pair (input, target), got {type(example).__name__}"
             )
-        return jax.tree.flatten(tuple(np.asarray(part) if isinstance(part, list) else part for part in example))
+        leaves, tree = jax.tree.flatten(tuple(np.asarray(part) if isinstance(part, list) else part for part in example))
+        for leaf in leaves:
+            check_unmasked(leaf, f"{self.name}: example {i}")
+        return leaves, tree
 
     def _read_each(self, rows: np.ndarray, into: list[np.ndarray]) -> None:
         for place, i in enumerate(rows.tolist()):
@@ -349,6 +353,8 @@ class _Pass:
                 f"{stream.name}: expected {where} to be a pair (inputs, targets), got {type(batch).__name__}"
             )
         leaves, tree = jax.tree.flatten(tuple(batch))
+        for leaf in leaves:
+            check_unmasked(leaf, f"{stream.name}: {where}")
         leaves = [np.asarray(leaf) for leaf in leaves]
         lengths = sorted({leaf.shape[0] if leaf.ndim else -1 for leaf in leaves})
         if len(lengths) != 1 or lengths[0] < 0:

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from jaxnet.callback import Callback, check_callbacks
-from jaxnet.data import Data, as_floats, as_key, check_count, checked, input_spec
+from jaxnet.data import Data, as_floats, as_key, check_count, check_on_host, checked, input_spec
 from jaxnet.hints import Named, did_you_mean
 from jaxnet.layer import Layer, Size, Spec, check_features, function_name
 from jaxnet.layers.elementwise import as_layer
@@ -244,8 +243,7 @@ def fit(
     check_count("epochs", epochs)
     check_count("trial_id", trial_id, least=0)
     callbacks, keys = check_callbacks(callbacks), Keys.of(key)
-    if isinstance(keys.order, Tracer):  # as all that JAX computes there
-        raise TypeError("fit: call it outside of jax.jit, jax.vmap and jax.grad; it runs on the host, and jits itself")
+    check_on_host("fit", keys.order)
     train, validation = as_source(train, "train"), None if validation is None else as_source(validation, "validation")
     check_trial(trial, train, validation)
     examples = batch_count(train), None if validation is None else batch_count(validation)
@@ -298,6 +296,7 @@ def evaluate(trial: Trial, params: Any, state: Any, data: Data | Stream) -> dict
     >>> evaluate(trial, params, (), (np.ones((3, 1), np.float32), np.zeros((3, 1), np.float32)))
     {'loss': 1.0}
     """
+    check_on_host("evaluate", params, state)
     data = as_source(data, "data")
     check_trial(trial, None, data)
     if isinstance(data, Stream):
@@ -321,7 +320,8 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
         where convolutions are much faster so; for small networks more are a little faster.
 
     Raises:
-      ValueError: for no inputs, or inputs of different lengths. TypeError: for a batch size that isn't an integer.
+      ValueError: for no inputs, or inputs of different lengths. TypeError: for a batch size that isn't an integer; and
+        inside jax.jit, where it is ``net.apply``.
 
     >>> import jaxnet as jn
     >>> predict(jn.flatten, (), (), np.ones((3, 2, 2), np.float32)).shape
@@ -329,6 +329,7 @@ def predict(net: Layer, params: Any, state: Any, inputs: Any, *, batch_size: int
     """
     batch_size = evaluation_batch() if batch_size is None else batch_size
     check_count("batch_size", batch_size)
+    check_on_host("predict", params, state, () if isinstance(inputs, Stream) else inputs)
     if isinstance(inputs, Stream):
         stream = inputs.named("inputs")
         outputs = []
@@ -415,8 +416,7 @@ def check_trial(trial: Trial, train: Data | Stream | None, validation: Data | St
 
         two_inputs, two = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), (inputs, targets))
         made, out, params = jax.eval_shape(outputs, two_inputs)
-        if any(getattr(spec, "active", None) is not None for spec in jax.tree.leaves(out, is_leaf=_is_spec)):
-            raise ValueError("the network's last layer has a Size; its number of outputs must be an integer")
+        _check_outputs(out)
         if name == "train":
             _check_penalty_and_augment(trial, params, inputs)
         for role, function in (("loss", trial.loss), ("metric", trial.metric)):
@@ -459,7 +459,8 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
 
     def init(hp, key):
         trial = make_trial(hp)
-        params, state, _ = trial.net.init(key, spec)
+        params, state, out = trial.net.init(key, spec)
+        _check_outputs(out)
         totals = _no_totals(trial), {} if validation_examples is None else _no_totals(trial)
         return Carry(params, state, trial.optimizer.init(params), jnp.int32(0), jnp.int32(-1), *totals)
 
@@ -674,6 +675,15 @@ def _one_per_example(role: str, function, outputs, targets, valid) -> jax.Array:
     if jnp.issubdtype(values.dtype, jnp.floating):  # sums over a batch pass float16's end, and bfloat16's 8 bits
         values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     return jnp.where(valid, values, jnp.zeros((), values.dtype))
+
+
+def _check_outputs(spec: Any) -> None:
+    """Raises where some of a network's outputs are padding, which a loss would count."""
+    if any(getattr(part, "active", None) is not None for part in jax.tree.leaves(spec, is_leaf=_is_spec)):
+        raise ValueError(
+            "the network's last layer has a Size; its number of outputs must be an integer, the same for all trials or "
+            "declared with static=True"
+        )
 
 
 def _check_penalty_and_augment(trial: Trial, params: Any, inputs: Any) -> None:

@@ -468,3 +468,16 @@ def test_bfloat16_and_trees_of_inputs_stream(key):
     )
     np.testing.assert_array_equal(inputs["b"], [4, 1, 0])
     assert inputs["a"].dtype == jnp.bfloat16 and inputs["b"].dtype == targets.dtype == np.float32
+
+
+def test_masked_entries_are_refused():
+    inputs, targets = TRAIN
+    masked = np.ma.masked_array(inputs, mask=np.arange(len(inputs))[:, None, None] == np.ones((2, 2)))
+    with pytest.raises(ValueError, match="Stream: .* entries are masked, and a mask isn't looked at"):
+        Stream((masked, targets))
+    for stream in (
+        lambda: Stream(list(zip(masked, targets, strict=True))),
+        lambda: Stream(lambda epoch: [(masked[:16], targets[:16])], examples=16),
+    ):
+        with pytest.raises(ValueError, match="example [01].* entries are masked"):
+            jn.fit(ONE, stream(), epochs=1, key=KEY)

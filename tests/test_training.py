@@ -373,8 +373,12 @@ def test_bad_arguments_are_refused_with_a_way_out(key):
     for inputs in (lambda x: x, lambda x: X):
         with pytest.raises(TypeError, match=r"fit: call it outside of jax.jit"):
             jax.jit(lambda x, inputs=inputs: jn.fit(linear(), (inputs(x), Y), epochs=1, key=key))(X)
-    with pytest.raises(TypeError, match="inputs: expected numbers, got an array of shape .*, traced by jax.jit"):
-        jax.jit(lambda x: jn.predict(jn.flatten, (), (), x))(X)
+    params, state, _ = jn.dense(3).init(key, X.shape[1:])
+    for inputs in (lambda x: x, lambda x: X):
+        with pytest.raises(TypeError, match="predict: call it outside of jax.jit"):
+            jax.jit(lambda x, inputs=inputs: jn.predict(jn.dense(3), params, state, inputs(x)))(X)
+    with pytest.raises(TypeError, match="evaluate: call it outside of jax.jit"):
+        jax.grad(lambda params: jn.evaluate(linear(), params, state, problem())["loss"])(params)
     with pytest.raises(ValueError, match="trial_id must be at least 0, got -1"):
         jn.fit(linear(), problem(), epochs=1, key=key, trial_id=-1)
     with pytest.raises(TypeError, match="trial_id must be an integer, got 1.5"):

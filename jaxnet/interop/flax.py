@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import LazyInitError
 
 from jaxnet.interop.networks import Flags, flags_of, foreign
 from jaxnet.interop.weights import Converted, Converter, place
@@ -45,7 +46,14 @@ def layer(module: Any, *, flags: Flags | None = None, streams: Sequence[str] = (
         return {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
 
     def begin(key, inputs):
-        made = module.lazy_init(keys(key, ("params", *streams)), *inputs, **switched(False))
+        try:
+            made = module.lazy_init(keys(key, ("params", *streams)), *inputs, **switched(False))
+        except LazyInitError as error:
+            error.add_note(
+                f"{type(module).__name__}: what it makes when it is initialised depends on its inputs' values. Where "
+                f"it sows, try `if not self.is_initializing():` before self.sow, or the collection 'intermediates'"
+            )
+            raise
         state = {name: collection for name, collection in made.items() if name != "params"}
         return made.get("params", {}), state
 

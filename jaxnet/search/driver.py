@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxnet.callback import Callback, check_callbacks
-from jaxnet.data import check_count, input_spec
+from jaxnet.data import check_count, check_on_host, input_spec
 from jaxnet.hints import did_you_mean
 from jaxnet.layer import Size
 from jaxnet.search import samplers, schedules
@@ -252,6 +252,7 @@ class _Setup:
         if isinstance(include, Mapping):
             raise TypeError(f"include must be a list of configurations, got one alone; try include=[{dict(include)}]")
         self.keys, self.space = Keys.of(key), space
+        check_on_host("a search", self.keys.order)
         self.key, self.epochs, self.shuffle, self.repeats, self.maximize = key, epochs, shuffle, repeats, maximize
         self.width, self.keep, self.devices = lanes, keep, Devices()
         self.batched: dict[str, Any] = {}  # streams of batches, by name

@@ -294,8 +294,13 @@ def _short(text: Any) -> str:
 
 
 def _lock(file: Any, folder: Path) -> None:
-    import fcntl
-
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        raise RuntimeError(
+            "directory= locks its journal by fcntl, which Python doesn't have on Windows; search there in WSL, or "
+            "without directory="
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

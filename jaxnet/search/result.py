@@ -191,7 +191,9 @@ class SearchResult:
         return Hyperparameters({name: row[name] for name in self.names})
 
     def network(self, row: Row | int | None = None, seed: int = 0) -> Any:
-        """A row's trained network, ``(net, params, state)``, unpadded, with NumPy arrays; for a ``Program`` its carry.
+        """A row's trained network, ``(net, params, state)``, unpadded, with NumPy arrays.
+
+        For a ``Program`` it is the carry, as it was in its lane: where a width is a ``Size``, with its padding.
 
         The best trials' are at hand (``keep=`` of the search). Another row is trained again, alone, which takes as long
         as ``fit`` and gives the row's numbers to rounding; of a diverged one the last finite parameters.

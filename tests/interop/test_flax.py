@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen
+from flax.errors import LazyInitError
 
 import jaxnet as jn
 from jaxnet.interop import flax
@@ -80,3 +81,20 @@ def test_leftovers_are_named():
         ValueError, match=r"used by no layer of the mapping: \['params.layers_1.bias', 'params.layers_1.k"
     ):
         flax.weights(jn.dense(3), (2,), variables, {"": flax.dense("layers_0")})
+
+
+def test_what_is_sown_when_a_module_is_initialised_is_refused_with_a_way_out():
+    class Sown(linen.Module):
+        at_first: bool
+
+        @linen.compact
+        def __call__(self, x):
+            y = linen.Dense(2)(x)
+            if self.at_first or not self.is_initializing():
+                self.sow("seen", "y", y)
+            return y
+
+    with pytest.raises(LazyInitError) as raised:
+        flax.layer(Sown(True)).init(jax.random.key(0), (3,))
+    assert "try `if not self.is_initializing():` before self.sow" in "".join(raised.value.__notes__)
+    flax.layer(Sown(False)).init(jax.random.key(0), (3,))

@@ -319,6 +319,12 @@ def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch):
         Journal(tmp_path, {"a": "b"})
 
 
+def test_where_python_has_no_locks_a_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(RuntimeError, match=r"by fcntl, which Python doesn't have on Windows; search there in WSL"):
+        Journal(tmp_path, {"a": "b"})
+
+
 def test_two_processes_do_not_write_into_one_journal(tmp_path):
     with Journal(tmp_path, {"a": "b"}):
         code = f"from jaxnet.search.journal import Journal\nJournal({str(tmp_path)!r}, {{'a': 'b'}})"

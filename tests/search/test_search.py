@@ -471,3 +471,23 @@ def test_measures_that_no_table_can_hold_are_refused_before_anything_is_compiled
             run(**{name: jnp.sum})
     with pytest.raises(ValueError, match=r"must return scalars, of shape \(\), got {'score': \(1,\), 'more': \(1,\)}"):
         run(score=jnp.abs, more=jnp.abs)
+
+
+def test_the_number_of_outputs_is_the_same_for_all_lanes():
+    """Padded outputs would be counted by the loss."""
+
+    def sized(hp):
+        return jn.Trial(jn.dense(hp.classes), jn.losses.softmax_cross_entropy, optax.sgd(0.1), batch_size=8)
+
+    def run(classes):
+        space = jn.Space(classes=classes)
+        return jn.random_search(sized, space, TRAIN, VALIDATION, trials=2, epochs=1, key=jax.random.key(0))
+
+    with pytest.raises(ValueError, match="last layer has a Size; .* the same for all trials or declared with static"):
+        run(jn.integers(3, 9))
+    assert run(jn.integers(3, 4, static=True)).counts == {"completed": 2}
+
+
+def test_a_search_is_no_part_of_a_jitted_function():
+    with pytest.raises(TypeError, match="a search: call it outside of jax.jit"):
+        jax.jit(lambda key: search(2, key=key).best["score"])(jax.random.key(0))
