@@ -145,7 +145,11 @@ def unscaled(params: Any, scales: Scales) -> Any:
 
 
 def taken_out(gradient: Any, scales: Scales) -> tuple[Any, dict[int, jax.Array]]:
-    """The gradient with zeros for folded leaves, and what these leaves become."""
+    """The gradient with zeros for folded leaves, and what these leaves become.
+
+    Args:
+      gradient: made inside of ``folding``. scales: of the leaves that were folded there.
+    """
     leaves, tree = jax.tree.flatten(gradient)
     moved = {i: leaves[i] for i in scales}
     return tree.unflatten(jnp.zeros_like(leaf) if i in moved else leaf for i, leaf in enumerate(leaves)), moved
@@ -158,7 +162,11 @@ def put_back(params: Any, moved: Mapping[int, jax.Array]) -> Any:
 
 
 def first_scales(shares: Sequence[Affine | None], leaves: Sequence[int]) -> Scales:
-    """Of those of the leaves that move by a multiple of their gradient."""
+    """Of those leaves that are folded: of ``leaves``, numbers of ``foldable`` ones, which move by their gradients.
+
+    Args:
+      shares: of the updates of all leaves. A leaf whose gradient has no share is frozen, and so isn't folded.
+    """
     moved = [share for share in shares if share is not None and not _is(share.gradient, 0) and share.leaf in leaves]
     return {share.leaf: None if _is(share.parameter, 0) else jnp.ones(()) for share in moved}
 
@@ -182,7 +190,11 @@ def folds(shares: Sequence[Affine | None], scales: Scales, moves: Any) -> tuple[
 
 
 def steps_held(shares: Sequence[Affine | None], scales: Scales, most: int) -> jax.Array:
-    """How many such steps, ``most`` at most, leave all scales within float32."""
+    """How many steps leave all scales within float32, int32 ``()``, from 1 to ``most``.
+
+    Args:
+      shares: of the updates, taken to decay alike in all these steps. scales: of the leaves that are folded.
+    """
     decays = [_decay(share) for share in shares if share is not None and scales.get(share.leaf) is not None]
     held = [-math.log(LEAST) / jnp.abs(jnp.log(jnp.abs(decay))) for decay in decays]
     least = jnp.min(jnp.stack([*held, jnp.asarray(most, jnp.float32)]))
