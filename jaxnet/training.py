@@ -678,8 +678,12 @@ def _one_per_example(role: str, function, outputs, targets, valid) -> jax.Array:
 
 
 def _check_outputs(spec: Any) -> None:
-    """Raises where some of a network's outputs are padding, which a loss would count."""
-    if any(getattr(part, "active", None) is not None for part in jax.tree.leaves(spec, is_leaf=_is_spec)):
+    """Raises where some of a network's outputs are padding, which a loss would count.
+
+    Of several outputs one may be padded, as the code of an autoencoder is: the loss that takes them apart is its own.
+    """
+    parts = jax.tree.leaves(spec, is_leaf=_is_spec) if isinstance(spec, (Spec, Sequence)) else []
+    if any(getattr(part, "active", None) is not None for part in parts):
         raise ValueError(
             "the network's last layer has a Size; its number of outputs must be an integer, the same for all trials or "
             "declared with static=True"

@@ -488,6 +488,19 @@ def test_the_number_of_outputs_is_the_same_for_all_lanes():
     assert run(jn.integers(3, 4, static=True)).counts == {"completed": 2}
 
 
+def test_one_of_several_outputs_may_be_padded():
+    """The code of an autoencoder, beside what is made of it."""
+
+    def coded(hp):
+        net = jn.models.autoencoder(jn.dense(hp.code), jn.dense(5))
+        return jn.Trial(net, jn.models.reconstruction_loss(jn.losses.squared_error), optax.sgd(0.01), batch_size=8)
+
+    data, space = (TRAIN[0], TRAIN[0]), jn.Space(code=jn.integers(1, 4))
+    result = jn.random_search(coded, space, data, data, trials=4, epochs=2, key=jax.random.key(0))
+    assert len(result.groups["lanes"]) == 1 and result.counts == {"completed": 4}
+    assert max(result.reproduce(row).difference for row in range(4)) < 1e-4
+
+
 def test_a_search_is_no_part_of_a_jitted_function():
     with pytest.raises(TypeError, match="a search: call it outside of jax.jit"):
         jax.jit(lambda key: search(2, key=key).best["score"])(jax.random.key(0))
