@@ -70,7 +70,11 @@ def checked(tree: Any, name: str) -> Any:
 
 
 def check_unmasked(leaf: Any, name: str) -> None:
-    """Raises for a masked array of NumPy of which something is masked."""
+    """Raises for a masked array of NumPy of which something is masked.
+
+    Args:
+      leaf: anything. name: what it is, for the error.
+    """
     if np.ma.is_masked(leaf):
         raise ValueError(
             f"{name}: {np.ma.count_masked(leaf)} entries are masked, and a mask isn't looked at. Leave those examples "

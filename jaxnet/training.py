@@ -573,19 +573,17 @@ def _functions(make_trial, spec, examples: int, validation_examples: int | None,
             steps = len(jax.tree.leaves(feed["train"])[0]) // size
         else:
             steps = math.ceil(examples / (size.least if isinstance(size, Size) else size))
-        if not (scales := first_scales(trial, own, carry, shared)):
+        shares = _shares(trial, carry) if folding.folds_here() else []
+        if not shares or not (scales := folding.first_scales(shares, foldable(trial, own, carry, shared))):
             return guarded_steps(step, steps, healthy, freeze)(own, carry, shared)
-        most = folding.steps_held(_shares(trial, carry), scales, SEGMENT)
+        most = folding.steps_held(shares, scales, SEGMENT)
         return guarded_steps(
             scaled_step, steps, lambda scaled: healthy(scaled.carry), freeze_scaled, between=unscaled, held=held
         )(own, Scaled(carry, scales, most), shared).carry
 
-    def first_scales(trial, own, carry, shared):
-        if not folding.folds_here():
-            return {}
+    def foldable(trial, own, carry, shared):
         inputs, _, *rest = jax.eval_shape(lambda: batch(own, shared, jnp.int32(0)))
-        leaves = folding.foldable(functools.partial(outputs_of, trial), carry.params, carry.state, inputs, *rest)
-        return folding.first_scales(_shares(trial, carry), leaves)
+        return folding.foldable(functools.partial(outputs_of, trial), carry.params, carry.state, inputs, *rest)
 
     def scaled_step(own, scaled, shared, index):
         carry, scales = stepped(own, scaled.carry, scaled.scales, shared, index)

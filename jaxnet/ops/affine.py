@@ -58,11 +58,17 @@ def shares(
     traced = jax.make_jaxpr(told)(params, params, jnp.zeros(()))
     made = _follow(traced, [*gradients, *own, _Unknown(frozenset())])
     needed = [leaf for i, value in enumerate(made) for leaf in _gradients(value) - {i}]  # by others, or by the state
-    found = (Affine(i, 0.0, 0.0) if _zero(value) else value for i, value in enumerate(made[: len(leaves)]))
+    found = (Affine(i, 0.0, 0.0) if known_zero(value) else value for i, value in enumerate(made[: len(leaves)]))
     return [
         value if isinstance(value, Affine) and value.leaf == i and i not in needed else None
         for i, value in enumerate(found)
     ]
+
+
+def known_zero(value: Any) -> bool:
+    """Whether it is known, while tracing, to be zero everywhere."""
+    number = _number(value)
+    return _is_scalar(number) and not isinstance(number, Tracer) and float(number) == 0
 
 
 class _Unknown(NamedTuple):
@@ -130,7 +136,7 @@ _NUMBERS = {"mul": operator.mul, "add": operator.add, "add_any": operator.add, "
 def _gradients(value: Any) -> frozenset[int]:
     """The leaves whose gradients something depends on."""
     if isinstance(value, Affine):
-        return frozenset() if _zero(value.gradient) else frozenset([value.leaf])
+        return frozenset() if known_zero(value.gradient) else frozenset([value.leaf])
     return value.leaves if isinstance(value, _Unknown) else frozenset()
 
 
@@ -146,12 +152,6 @@ def _number(value: Any) -> Any:
     return value.value if isinstance(value, _Uniform) else value
 
 
-def _zero(value: Any) -> bool:
-    """Whether it is known, while tracing, to be zero everywhere."""
-    number = _number(value)
-    return _is_scalar(number) and not isinstance(number, Tracer) and float(number) == 0
-
-
 def _scaled(value: Any, number: Any) -> Any:
     if isinstance(value, Affine):
         return Affine(value.leaf, _times(value.gradient, number), _times(value.parameter, number))
@@ -161,8 +161,8 @@ def _scaled(value: Any, number: Any) -> Any:
 
 
 def _sum(first: Any, second: Any) -> Any:
-    if _zero(first) or _zero(second):
-        return second if _zero(first) else first
+    if known_zero(first) or known_zero(second):
+        return second if known_zero(first) else first
     if not (isinstance(first, Affine) and isinstance(second, Affine) and first.leaf == second.leaf):
         return _Unknown(_gradients(first) | _gradients(second))
     return Affine(first.leaf, *(_plus(*both) for both in zip(first[1:], second[1:], strict=True)))
@@ -170,15 +170,15 @@ def _sum(first: Any, second: Any) -> Any:
 
 def _times(first: Any, second: Any) -> Any:
     """The product, a Python number where both or a zero are known."""
-    if _zero(first) or _zero(second):
+    if known_zero(first) or known_zero(second):
         return 0.0
     first, second = _plain(first), _plain(second)
     return second if isinstance(first, float) and first == 1 else first * second
 
 
 def _plus(first: Any, second: Any) -> Any:
-    if _zero(first) or _zero(second):
-        return second if _zero(first) else first
+    if known_zero(first) or known_zero(second):
+        return second if known_zero(first) else first
     return _plain(first) + _plain(second)
 
 

@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxnet.ops.affine import Affine
+from jaxnet.ops.affine import Affine, known_zero
 from jaxnet.ops.compiling import multiplied_by_accelerator
 from jaxnet.ops.lowering import lowering
 from jaxnet.ops.meshes import varying_alike
 
 LEAST = 1e-9  # a decay below it is taken for it: float32 has 7 digits. And as far as a scale may come away from 1
+Met = list[tuple[int, tuple[int, ...]]]  # numbers of leaves, with the shapes of the rows that they multiply
 Scales = dict[int, Any]  # by the number of a leaf; None for a leaf that doesn't decay
 
 
@@ -44,20 +44,21 @@ class Fold(NamedTuple):
 class _Inside(NamedTuple):
     leaves: Sequence[Any]
     folds: Mapping[int, Fold]
-    met: list[tuple[int, tuple[int, ...]]] | None  # where leaves are looked for: those that are weights, with the rows
+    met: Met | None
 
 
-_inside: contextvars.ContextVar[_Inside] = contextvars.ContextVar("inside", default=_Inside((), {}, None))  # noqa: B039
+_inside: contextvars.ContextVar[_Inside | None] = contextvars.ContextVar("inside", default=None)
 
 
 @contextlib.contextmanager
-def folding(params: Any, folds: Mapping[int, Fold]) -> Iterator[None]:
+def folding(params: Any, folds: Mapping[int, Fold], met: Met | None = None) -> Iterator[None]:
     """Inside, the gradients of these leaves of ``params`` are what the leaves become.
 
     Args:
       params: the tree itself that the network is given. folds: by the number of the leaf, those that are ``foldable``.
+      met: where leaves are looked for: gets those that are weights of products, with the shape of the rows.
     """
-    token = _inside.set(_Inside(jax.tree.leaves(params), folds, None))
+    token = _inside.set(_Inside(jax.tree.leaves(params), folds, met))
     try:
         yield
     finally:
@@ -76,14 +77,11 @@ def foldable(function: Callable[..., Any], params: Any, *arguments: Any) -> list
     is used more than once. Weights with fewer inputs than there are rows are left out: to fold them takes another
     array of the outputs' gradients, which then is larger than they are.
     """
-    met: list[tuple[int, tuple[int, ...]]] = []
+    met: Met = []
 
     def traced(params: Any, *arguments: Any) -> Any:
-        token = _inside.set(_Inside(jax.tree.leaves(params), {}, met))
-        try:
+        with folding(params, {}, met):
             return function(params, *arguments)
-        finally:
-            _inside.reset(token)
 
     jaxpr = jax.make_jaxpr(traced)(params, *arguments).jaxpr
     found = []
@@ -99,7 +97,9 @@ def foldable(function: Callable[..., Any], params: Any, *arguments: Any) -> list
 
 def folded_product(x: jax.Array, w: jax.Array) -> jax.Array | None:
     """``x @ w`` of rows ``[n, in]`` and weights that are folded; None where they aren't."""
-    leaves, folds, met = _inside.get()
+    if (inside := _inside.get()) is None:
+        return None
+    leaves, folds, met = inside
     for i, leaf in enumerate(leaves):
         if leaf is w and met is not None:
             met.append((i, x.shape))
@@ -156,7 +156,11 @@ def taken_out(gradient: Any, scales: Scales) -> tuple[Any, dict[int, jax.Array]]
 
 
 def put_back(params: Any, moved: Mapping[int, jax.Array]) -> Any:
-    """The parameters with what these leaves become."""
+    """The parameters with what these leaves become.
+
+    Args:
+      params: after the step of all others. moved: by the number of the leaf, from ``taken_out``.
+    """
     leaves, tree = jax.tree.flatten(params)
     return tree.unflatten(moved.get(i, leaf) for i, leaf in enumerate(leaves))
 
@@ -167,8 +171,8 @@ def first_scales(shares: Sequence[Affine | None], leaves: Sequence[int]) -> Scal
     Args:
       shares: of the updates of all leaves. A leaf whose gradient has no share is frozen, and so isn't folded.
     """
-    moved = [share for share in shares if share is not None and not _is(share.gradient, 0) and share.leaf in leaves]
-    return {share.leaf: None if _is(share.parameter, 0) else jnp.ones(()) for share in moved}
+    moved = [share for share in shares if share is not None and not known_zero(share.gradient) and share.leaf in leaves]
+    return {share.leaf: None if known_zero(share.parameter) else jnp.ones(()) for share in moved}
 
 
 def folds(shares: Sequence[Affine | None], scales: Scales, moves: Any) -> tuple[dict[int, Fold], Scales]:
@@ -204,7 +208,3 @@ def steps_held(shares: Sequence[Affine | None], scales: Scales, most: int) -> ja
 def _decay(share: Affine) -> jax.Array:
     decay = jnp.asarray(1 + share.parameter, jnp.float32)
     return jnp.where(jnp.abs(decay) < LEAST, jnp.copysign(LEAST, decay), decay)
-
-
-def _is(number: Any, value: float) -> bool:
-    return isinstance(number, (float, np.floating)) and number == value

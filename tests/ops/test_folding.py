@@ -21,9 +21,9 @@ def folded(monkeypatch):
     """An accelerator, as far as this machine can be told that it is one; and the shapes of weights that are folded."""
     shapes = []
 
-    def noted(params, folds):
+    def noted(params, folds, *met):
         shapes.extend(jax.tree.leaves(params)[i].shape for i in folds)
-        return kept(params, folds)
+        return kept(params, folds, *met)
 
     kept = folding.folding
     monkeypatch.setattr(folding, "folding", noted)
@@ -185,14 +185,17 @@ def test_searches_end_in_the_same_table(optimizer, penalty, folds, more, shuffle
 DECAYS = [0.0, 1e-12, 1e-3, -1e-3, 0.02, 0.3, 0.999, -0.9, 1.0 + 1e-7]
 
 
+def of_everything(strength):
+    return lambda params: 0.5 * strength * optax.tree.norm(params, squared=True)
+
+
 def test_any_decay_is_taken(folded, monkeypatch):
     configurations = [{"rate": 0.5, "l2": (1 - decay) / 0.5} for decay in DECAYS] + [{"rate": 0.5, "l2": 1e7}]
 
     def run():
         space = jn.Space(rate=jn.uniform(0, 1), l2=jn.uniform(-1, 2e7))
-        penalty = lambda strength: lambda params: 0.5 * strength * optax.tree.norm(params, squared=True)  # noqa: E731
         return jn.search.run(
-            trial(penalty=penalty), space, (X, Y), (X, Y), epochs=2, key=jax.random.key(0), progress=False,
+            trial(penalty=of_everything), space, (X, Y), (X, Y), epochs=2, key=jax.random.key(0), progress=False,
             sampler=lambda *_: configurations,
         )  # fmt: skip
 
